@@ -1,0 +1,1 @@
+"""Teachers: what they are asked, how they are reached, how their answers are read."""
