@@ -87,10 +87,14 @@ class Panel:
         present = list(dict.fromkeys(responses["teacher"].to_pylist()))
         chosen = list(teachers) if teachers is not None else present
         if unknown := [name for name in chosen if name not in present]:
-            raise DataError(f"no responses of teacher {unknown[0]!r}; the panel has {', '.join(present) or 'none'}", place=place)
+            raise DataError(
+                f"no responses of teacher {unknown[0]!r}; the panel has {', '.join(present) or 'none'}", place=place
+            )
         if not questions or not chosen:
             raise DataError("an empty panel: it needs at least one question and one teacher", place=place)
-        modes: tuple[Mode, ...] = tuple(mode for mode in ("blind", "teacher_forced") if mode in set(responses["mode"].to_pylist()))
+        modes: tuple[Mode, ...] = tuple(
+            mode for mode in ("blind", "teacher_forced") if mode in set(responses["mode"].to_pylist())
+        )
         return _align(tuple(questions), tuple(chosen), modes, responses, place)
 
     def __len__(self) -> int:
@@ -140,7 +144,9 @@ class Panel:
         keep = np.isin(self.split_Q.astype(str), names)
         if not keep.any():
             there = ", ".join(sorted(set(self.split_Q)))
-            raise DataError(f"no question in split {' or '.join(names)}; this panel has {there}", place=self.folder or "panel")
+            raise DataError(
+                f"no question in split {' or '.join(names)}; this panel has {there}", place=self.folder or "panel"
+            )
         return self.take(keep)
 
 
@@ -160,14 +166,20 @@ def normalise_answer(text: str) -> str:
 
 
 def _align(
-    questions: tuple[Question, ...], teachers: tuple[str, ...], modes: tuple[Mode, ...], responses: pa.Table, place: object
+    questions: tuple[Question, ...],
+    teachers: tuple[str, ...],
+    modes: tuple[Mode, ...],
+    responses: pa.Table,
+    place: object,
 ) -> Panel:
     responses = responses.filter(pc.is_in(responses["teacher"], pa.array(teachers)))
     row_of = {question.id: row for row, question in enumerate(questions)}
     column_of = {teacher: column for column, teacher in enumerate(teachers)}
     shape = (len(questions), len(teachers))
     codes: list[dict[str, int]] = [{} for _ in questions]
-    gold_Q = np.array([_code(question.answer_index, question.answer, codes[row]) for row, question in enumerate(questions)])
+    gold_Q = np.array(
+        [_code(question.answer_index, question.answer, codes[row]) for row, question in enumerate(questions)]
+    )
     rationale_mode: Mode = "teacher_forced" if "teacher_forced" in modes else "blind"
     rationale_QT = np.full(shape, None, dtype=object)
     answer_QT, stated_QT = np.full(shape, NONE), np.full(shape, NONE)
@@ -177,11 +189,17 @@ def _align(
     rows = zip(*(responses[name].to_pylist() for name in names), strict=True)
     for number, (question_id, teacher, mode, sample, rationale, answer, index) in enumerate(rows, start=1):
         if question_id not in row_of:
-            raise DataError(f"a response of {teacher} belongs to question {question_id!r}, which questions.parquet lacks", place=place)
+            raise DataError(
+                f"a response of {teacher} belongs to question {question_id!r}, which questions.parquet lacks",
+                place=place,
+            )
         cell = row_of[question_id], column_of[teacher]
         choices = questions[cell[0]].choices
         if index is not None and not 0 <= index < len(choices):
-            raise DataError(f"column 'answer_index', row {number}: {index}, but question {question_id} has {len(choices)} choices", place=place)
+            raise DataError(
+                f"column 'answer_index', row {number}: {index}, but question {question_id} has {len(choices)} choices",
+                place=place,
+            )
         code = _code(index, answer if not choices else None, codes[cell[0]])
         if mode == "blind":
             samples_QT[cell] += 1
@@ -194,7 +212,9 @@ def _align(
             rationale_QT[cell] = rationale if rationale and rationale.strip() else None
     known_QT = (samples_QT > 0) & (gold_Q != NONE)[:, None]
     skill_QT = np.where(known_QT, right_QT / np.maximum(samples_QT, 1), np.nan)
-    return Panel(questions, teachers, modes, rationale_mode, rationale_QT, answer_QT, stated_QT, skill_QT, asked_QT, gold_Q)
+    return Panel(
+        questions, teachers, modes, rationale_mode, rationale_QT, answer_QT, stated_QT, skill_QT, asked_QT, gold_Q
+    )
 
 
 def _code(index: int | None, answer: str | None, known: dict[str, int]) -> int:

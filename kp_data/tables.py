@@ -10,7 +10,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kp_data.errors import DataError
-from kp_data.schema import ERROR_CLASSES, MODES, QUESTIONS, RESPONSES, Question, Response
+from kp_data.schema import ERROR_CLASSES, MODES, PURIFIED, QUESTIONS, RESPONSES, Question, Response
 
 READABLE = (".parquet", ".jsonl", ".ndjson", ".csv")
 
@@ -45,6 +45,15 @@ def read_responses(path: Path, *, columns: Mapping[str, str] | None = None) -> p
         DataError: the file cannot be read, or a row breaks the contract; names file, column and row.
     """
     return check_responses(_rename(read_table(path), columns, path), path)
+
+
+def read_purified(path: Path) -> pa.Table:
+    """Purified rows of a file, checked, in the columns and types of `schema.PURIFIED`, then any extra columns.
+
+    Raises:
+        DataError: the file cannot be read, or a row breaks the contract; names file, column and row.
+    """
+    return check_purified(read_table(path), path)
 
 
 def check_questions(table: pa.Table, place: object) -> pa.Table:
@@ -80,7 +89,9 @@ def check_responses(table: pa.Table, place: object) -> pa.Table:
     for column, allowed in (("mode", MODES), ("error", ERROR_CLASSES)):
         for row, value in enumerate(table[column].to_pylist()):
             if value is not None and value not in allowed:
-                raise DataError(f"column '{column}', row {row + 1}: {value!r} is none of {', '.join(allowed)}", place=place)
+                raise DataError(
+                    f"column '{column}', row {row + 1}: {value!r} is none of {', '.join(allowed)}", place=place
+                )
     keys = zip(*(table[name].to_pylist() for name in ("question_id", "teacher", "mode", "sample")), strict=True)
     seen: dict[tuple[object, ...], int] = {}
     for row, key in enumerate(keys, start=1):
@@ -91,6 +102,16 @@ def check_responses(table: pa.Table, place: object) -> pa.Table:
                 place=place,
             )
     return table
+
+
+def check_purified(table: pa.Table, place: object) -> pa.Table:
+    """Cast, and check the question columns as `check_questions` does.
+
+    Raises:
+        DataError: as `check_questions`, for the purified table.
+    """
+    _require(table, ("rationale", "teacher", "method", "conflict"), place)
+    return _conform(check_questions(table, place), PURIFIED, place)
 
 
 def read_table(path: Path) -> pa.Table:
@@ -119,7 +140,8 @@ def questions_of(table: pa.Table) -> list[Question]:
     names = QUESTIONS.names
     columns = [table[name].to_pylist() for name in names]
     return [
-        Question(**{**dict(zip(names, row, strict=True)), "choices": tuple(row[2])}) for row in zip(*columns, strict=True)
+        Question(**{**dict(zip(names, row, strict=True)), "choices": tuple(row[2])})
+        for row in zip(*columns, strict=True)
     ]
 
 
@@ -179,9 +201,12 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise DataError(f"cannot be written ({error.strerror or error}); free space or choose another folder", place=path) from error
+        raise DataError(
+            f"cannot be written ({error.strerror or error}); free space or choose another folder", place=path
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -192,12 +217,16 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
                     continue
                 row = json.loads(line)
                 if not isinstance(row, dict):
-                    raise DataError("not a JSON object; each line is one question or response", place=f"{path}, line {number}")
+                    raise DataError(
+                        "not a JSON object; each line is one question or response", place=f"{path}, line {number}"
+                    )
                 yield row
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8 ({error.reason}); save the file as UTF-8", place=path) from error
         except json.JSONDecodeError as error:
-            raise DataError(f"not valid JSON ({error.msg}, column {error.colno})", place=f"{path}, line {number}") from error
+            raise DataError(
+                f"not valid JSON ({error.msg}, column {error.colno})", place=f"{path}, line {number}"
+            ) from error
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -222,7 +251,7 @@ def _csv_value(name: str, value: str, place: str) -> Any:
     try:
         return json.loads(value)
     except ValueError as error:
-        raise DataError("column 'choices' must be a JSON list, such as [\"yes\", \"no\"]", place=place) from error
+        raise DataError('column \'choices\' must be a JSON list, such as ["yes", "no"]', place=place) from error
 
 
 def _table_of_rows(rows: list[dict[str, Any]], path: Path) -> pa.Table:
@@ -240,7 +269,9 @@ def _table_of_rows(rows: list[dict[str, Any]], path: Path) -> pa.Table:
 def _rename(table: pa.Table, columns: Mapping[str, str] | None, place: object) -> pa.Table:
     for ours, theirs in (columns or {}).items():
         if theirs not in table.column_names:
-            raise DataError(f"no column '{theirs}' to map to '{ours}'; it has {', '.join(table.column_names)}", place=place)
+            raise DataError(
+                f"no column '{theirs}' to map to '{ours}'; it has {', '.join(table.column_names)}", place=place
+            )
         if ours in table.column_names and ours != theirs:
             table = table.drop_columns([ours])
         table = table.rename_columns([ours if name == theirs else name for name in table.column_names])
@@ -250,7 +281,9 @@ def _rename(table: pa.Table, columns: Mapping[str, str] | None, place: object) -
 def _require(table: pa.Table, names: Sequence[str], place: object) -> None:
     if missing := [name for name in names if name not in table.column_names]:
         has = ", ".join(table.column_names) or "none"
-        raise DataError(f"missing column '{missing[0]}' (columns here: {has}); --map {missing[0]}=FIELD renames one", place=place)
+        raise DataError(
+            f"missing column '{missing[0]}' (columns here: {has}); --map {missing[0]}=FIELD renames one", place=place
+        )
 
 
 def _fill(table: pa.Table, defaults: Mapping[str, Any]) -> pa.Table:
@@ -311,7 +344,9 @@ def _reconcile_gold(
         return answer, None
     if index is not None:
         if not 0 <= index < len(choices):
-            raise DataError(f"answer_index is {index}, but there are {len(choices)} choices (0 to {len(choices) - 1})", place=place)
+            raise DataError(
+                f"answer_index is {index}, but there are {len(choices)} choices (0 to {len(choices) - 1})", place=place
+            )
         if answer is not None and answer != choices[index]:
             raise DataError(f"answer {answer!r} is not choices[{index}], which is {choices[index]!r}", place=place)
         return choices[index], index

@@ -22,7 +22,9 @@ QUESTION_HEAD: Final = "Question: "
 CHOICES_HEAD: Final = "Answer choices:"
 GOLD_HEAD: Final = "Correct answer: "
 
-BLIND_CHOICE: Final = 'Think step by step. End with one line that says "The answer is (X)", X being the letter of your choice.'
+BLIND_CHOICE: Final = (
+    'Think step by step. End with one line that says "The answer is (X)", X being the letter of your choice.'
+)
 BLIND_OPEN: Final = 'Think step by step. End with one line that says "The answer is", followed by your answer.'
 FORCED: Final = "Explain step by step why this answer is correct, in a few sentences. End with the line: {line}"
 

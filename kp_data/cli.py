@@ -1,0 +1,222 @@
+"""The program `kp-data`: one thin function a command; a room is imported only when its command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kp_data.console import is_quiet, out_json, run_app, say, set_quiet
+from kp_data.errors import ConfigError, Unfinished
+
+app = typer.Typer(
+    name="kp-data",
+    help="Ask many teacher LLMs, purify their rationales into one, publish the dataset.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+practice_app = typer.Typer(help="Made-up questions, and teachers that are programs.", no_args_is_help=True)
+app.add_typer(practice_app, name="practice", rich_help_panel="Try it without a key")
+
+ASK, PURIFY, PUBLISH = "1 · Ask the teachers", "2 · Purify", "3 · Publish"
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages; errors are shown.")]
+Seed = Annotated[int, typer.Option(help="Of every random choice.")]
+PanelDir = Annotated[Path, typer.Argument(metavar="PANEL", help="Panel folder.", show_default=False)]
+Endpoint = Annotated[str | None, typer.Option(help="Hub to talk to; default: HF_ENDPOINT, or huggingface.co.")]
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    run_app(app, "kp-data")
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"kp-data {version('knowledge-purification')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Ask many teacher LLMs, purify their rationales into one, publish the dataset."""
+
+
+@app.command(rich_help_panel=ASK)
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to write it.", show_default=False)] = Path(),
+) -> None:
+    """Write a commented [bold]kp.yaml[/bold], ready for API teachers, local servers and the practice world."""
+    from kp_data.config import EXAMPLE
+    from kp_data.tables import replacing
+
+    path = folder / "kp.yaml"
+    if path.exists():
+        raise ConfigError("is there already; edit it, or name another folder", place=path)
+    with replacing(path) as temporary:
+        temporary.write_text(EXAMPLE, encoding="utf-8")
+    say(f"wrote {path}; next: kp-data generate practice:100 --config {path} --out panel")
+
+
+@app.command(rich_help_panel=ASK)
+def generate(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A file (.parquet, .jsonl, .csv), a panel folder, a hub dataset, or practice:N.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Panel folder: new, or one to go on with.", show_default=False)],
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=MODEL[@URL]", help="Repeatable. MODEL as litellm writes it, or practice/NAME."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="kp.yaml; the command line wins over it.")] = None,
+    mode: Annotated[str | None, typer.Option(help="blind, teacher-forced or both; default blind.")] = None,
+    examples: Annotated[int | None, typer.Option(help="In-context examples a prompt; default 0.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Answers a cell; default 1.")] = None,
+    split: Annotated[str | None, typer.Option(help="Ask only the questions of this split.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Ask only the first so many.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Calls in flight per teacher; default 32.")] = None,
+    rpm: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=N", help="Requests a minute at most, per teacher.")
+    ] = None,
+    api_key_env: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VAR", help="Environment variable that holds a teacher's key.")
+    ] = None,
+    retries: Annotated[int | None, typer.Option(help="Tries after the first; default 6.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds a call; default 120.")] = None,
+    store: Annotated[str | None, typer.Option(help="SQLAlchemy URL; default: SQLite in the panel folder.")] = None,
+    transport: Annotated[
+        str | None, typer.Option(help="auto, direct or litellm; auto: direct for endpoints given by URL.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draw of in-context examples; default 0.")] = None,
+    retry_failed: Annotated[
+        str | None, typer.Option(metavar="CLASS,…", help="Ask again what failed as refused, truncated or empty.")
+    ] = None,
+    map_: Annotated[
+        list[str] | None, typer.Option("--map", metavar="COLUMN=FIELD", help="Our column = the source's own.")
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Ask every teacher every question. Resumes by itself: what was answered is never asked again."""
+    from kp_data.config import load_config, pick_teachers, set_for_teachers, with_options
+    from kp_data.generate import generate_panel
+
+    set_quiet(quiet)
+    settings = load_config(config)
+    teachers = pick_teachers(settings, teacher or ())
+    teachers = set_for_teachers(teachers, "rpm", rpm or ())
+    teachers = set_for_teachers(teachers, "api_key_env", api_key_env or ())
+    given = {
+        "mode": mode,
+        "examples": examples,
+        "samples": samples,
+        "split": split,
+        "limit": limit,
+        "concurrency": concurrency,
+        "retries": retries,
+        "timeout_s": timeout,
+        "store": store,
+        "transport": transport,
+        "seed": seed,
+    }
+    summary = generate_panel(
+        source,
+        out=out,
+        teachers=teachers,
+        options=with_options(settings.generate, given),
+        columns=_pairs(map_ or (), "--map"),
+        retry_failed=_names(retry_failed),
+    )
+    _show_generated(summary, json_)
+
+
+@app.command(rich_help_panel=PURIFY)
+def purify(
+    panel: PanelDir,
+    method: Annotated[str, typer.Option(help="One of `kp-data methods`.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="New folder for the purified dataset.", show_default=False)],
+    teachers: Annotated[str | None, typer.Option(metavar="A,B", help="Only these teachers.")] = None,
+    encoder: Annotated[str, typer.Option(help="Sentence encoder: minilm (packaged), a path or a hub id.")] = "minilm",
+    seed: Seed = 0,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Keep one rationale a question."""
+    from kp_data.panel import Panel
+    from kp_data.purify import purify_panel
+
+    set_quiet(quiet)
+    report = purify_panel(_panel(panel, teachers, Panel), method=method, out=out, encoder=encoder, seed=seed)
+    if json_:
+        out_json(report.as_dict())
+    else:
+        from kp_data.report import show_report
+
+        show_report(report.as_dict())
+        say(f"purified dataset: {out}")
+
+
+def _show_generated(summary: Any, as_json: bool) -> None:
+    from kp_data.generate.progress import cost_text
+
+    if as_json:
+        out_json(summary.as_dict())
+    elif not is_quiet():
+        from kp_data.report import show_table
+
+        rows = []
+        for tally in summary.tallies:
+            unusable = summary.unusable[tally.teacher]
+            trouble = {**tally.failed, **unusable}
+            rows.append(
+                {
+                    "teacher": tally.teacher,
+                    "cells": tally.total,
+                    "kept from before": tally.reused,
+                    "answered now": tally.answered,
+                    "without rationale": ", ".join(f"{count} {name}" for name, count in trouble.items()) or "0",
+                    "tokens": tally.prompt_tokens + tally.completion_tokens,
+                    "cost": cost_text(tally),
+                }
+            )
+        show_table(rows, title=f"{summary.questions} questions asked")
+        say(f"panel: {summary.out}")
+    stopped = [f"teacher {tally.teacher}: {tally.stopped}" for tally in summary.tallies if tally.stopped]
+    if stopped:
+        from kp_data.errors import TeacherError
+
+        raise TeacherError("\n".join(stopped) + "\nthe other teachers' answers are saved; mend this, then run again")
+    if summary.left:
+        raise Unfinished(f"{summary.left} cells have no answer yet; run the same command again to go on")
+
+
+def _panel(folder: Path, teachers: str | None, panel_type: Any) -> Any:
+    return panel_type.read(folder, teachers=_names(teachers) or None)
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()] if text else []
+
+
+def _pairs(options: Any, flag: str) -> dict[str, str]:
+    pairs = {}
+    for text in options:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"{flag} {text}: write COLUMN=FIELD")
+        pairs[name] = value
+    return pairs

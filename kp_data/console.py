@@ -1,0 +1,85 @@
+"""What both command lines share: where output goes, how a command ends, how an error is shown.
+
+Data goes to stdout, messages and progress to stderr. Exit codes: 0 done, 1 internal error, 2 the user can mend it,
+3 done in part, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+from kp_data.errors import KpError
+
+EXIT_INTERNAL: Final = 1
+EXIT_INTERRUPTED: Final = 130
+
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Whether `say` keeps silent; errors are always shown."""
+    global _quiet
+    _quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Whether `--quiet` was given."""
+    return _quiet
+
+
+def say(message: str = "") -> None:
+    """One line for a person, on stderr."""
+    if not _quiet:
+        print(message, file=sys.stderr, flush=True)
+
+
+def out_json(value: Any) -> None:
+    """One JSON object on stdout, and nothing else there."""
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str), flush=True)
+
+
+def run_app(app: Callable[..., Any], program: str) -> NoReturn:
+    """Run a Typer app to the end of the process, every outcome with its exit code and one message.
+
+    Args:
+        app: the Typer app.
+        program: name of the console command, for messages.
+    """
+    debug = "--debug" in sys.argv or bool(os.environ.get("KP_DEBUG"))
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        code = app(args=arguments, prog_name=program, standalone_mode=False)
+    except KpError as error:
+        _fail(str(error), error.exit_code, debug)
+    except KeyboardInterrupt:
+        _fail("interrupted; what is done is saved, the same command goes on from here", EXIT_INTERRUPTED, debug)
+    except BrokenPipeError:
+        # The reader of stdout went away (`| head`); stdout must not be flushed again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if (shown := getattr(error, "show", None)) is not None and hasattr(error, "exit_code"):
+            shown()
+            sys.exit(int(error.exit_code))
+        if type(error).__name__ == "Abort":
+            _fail("interrupted", EXIT_INTERRUPTED, debug)
+        name = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        _fail(
+            f"internal error, {name}\nPlease report it with the output of the same command and --debug.",
+            EXIT_INTERNAL,
+            debug,
+        )
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int, debug: bool) -> NoReturn:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)

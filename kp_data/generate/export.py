@@ -1,0 +1,143 @@
+"""From the cell store to the panel folder: the questions, every response in a fixed order, and how they came about."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from kp_data.errors import DataError
+from kp_data.generate.plan import Plan
+from kp_data.generate.reading import read_cell
+from kp_data.schema import SCHEMA_VERSION, Response
+from kp_data.store import Store
+from kp_data.tables import (
+    questions_of,
+    read_questions,
+    read_responses,
+    table_of_responses,
+    write_json,
+    write_parquet,
+)
+from kp_data.teachers.prompts import PROMPT_VERSION
+
+_CHUNK = 256
+_OURS = re.compile(r"^(questions\.parquet|responses\.parquet|run\.json|report\.html|cells\.sqlite.*|\.lock|\..*\.tmp)$")
+
+
+def check_out(out: Path, questions: pa.Table) -> pa.Table:
+    """The questions that the panel of a folder will hold: those already there, then new ones.
+
+    Args:
+        out: panel folder, which may not exist yet.
+        questions: of the source.
+
+    Raises:
+        DataError: the folder holds something else, a panel of other questions, or a question that changed.
+    """
+    if out.exists() and not out.is_dir():
+        raise DataError("is a file; --out must be a new folder, or a panel to go on with", place=out)
+    names = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    if foreign := [name for name in names if not _OURS.match(name)]:
+        raise DataError(f"holds something else ({foreign[0]}); choose another --out", place=out)
+    if "questions.parquet" not in names:
+        return questions
+    old = read_questions(out / "questions.parquet")
+    before = {question.id: question for question in questions_of(old)}
+    after = {question.id: question for question in questions_of(questions)}
+    if not (before.keys() <= after.keys() or after.keys() <= before.keys()):
+        raise DataError("holds a panel of other questions; choose another --out", place=out)
+    for name, question in after.items():
+        if before.get(name, question) != question:
+            raise DataError(
+                f"question {name} differs from the one in the panel; choose another --out, or a new id", place=out
+            )
+    new = questions.filter(pa.array([name not in before for name in after], pa.bool_()))
+    return pa.concat_tables([old, new], promote_options="default") if new.num_rows else old
+
+
+def write_questions(out: Path, questions: pa.Table) -> None:
+    """Write the questions first, so that a folder that is being filled is known for a panel."""
+    write_parquet(questions, out / "questions.parquet")
+
+
+def export_panel(plan: Plan, store: Store, out: Path) -> list[Response]:
+    """Write responses.parquet and run.json from what the store holds; returns the responses of this plan.
+
+    Responses of teachers or modes that this plan does not ask are kept. Rows stand in the order of the questions, then
+    of the teachers, modes and samples, so that the same store gives the same table.
+
+    Raises:
+        DataError: the folder cannot be written.
+        StoreError: the store cannot be read.
+    """
+    responses = list(_responses(plan, store))
+    table = table_of_responses(responses)
+    path = out / "responses.parquet"
+    if path.exists():
+        table = _with_others(table, read_responses(path))
+    write_parquet(_in_order(table, read_questions(out / "questions.parquet")["id"].to_pylist()), path)
+    write_json(_run(plan, out), out / "run.json")
+    return responses
+
+
+def _responses(plan: Plan, store: Store) -> Iterator[Response]:
+    for teacher in plan.teachers:
+        cells = plan.cells(teacher)
+        while chunk := [cell for cell, _ in zip(cells, range(_CHUNK), strict=False)]:
+            held = store.get([cell.key for cell in chunk])
+            for cell in chunk:
+                if stored := held.get(cell.key):
+                    yield read_cell(stored, cell.question, teacher=cell.teacher, mode=cell.mode, sample=cell.sample)
+
+
+def _with_others(new: pa.Table, old: pa.Table) -> pa.Table:
+    """The old rows whose cell is not among the new ones, then the new ones; the old teachers keep their places."""
+    names = ("question_id", "teacher", "mode", "sample")
+    fresh = set(zip(*(new[name].to_pylist() for name in names), strict=True))
+    old_keys = zip(*(old[name].to_pylist() for name in names), strict=True)
+    kept = old.filter(pa.array([key not in fresh for key in old_keys], pa.bool_()))
+    if not kept.num_rows:
+        return new
+    places = {teacher: place for place, teacher in enumerate(dict.fromkeys(old["teacher"].to_pylist()))}
+    both = pa.concat_tables([kept, new], promote_options="default")
+    order = sorted(range(both.num_rows), key=lambda row: places.get(both["teacher"][row].as_py(), len(places)))
+    return both.take(pa.array(order))
+
+
+def _in_order(table: pa.Table, ids: list[str]) -> pa.Table:
+    """Rows by question; the sort is stable, so teachers, modes and samples keep the order they came in."""
+    place = {name: position for position, name in enumerate(ids)}
+    positions = [place[name] for name in table["question_id"].to_pylist()]
+    return table.take(pa.array(sorted(range(len(positions)), key=positions.__getitem__), pa.int64()))
+
+
+def _run(plan: Plan, out: Path) -> dict[str, Any]:
+    """What went into the panel. No time and no secret: the same run writes the same bytes."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "panel",
+        "prompt_version": PROMPT_VERSION,
+        "questions_sha256": hashlib.sha256((out / "questions.parquet").read_bytes()).hexdigest(),
+        "modes": list(plan.modes),
+        "samples": plan.samples,
+        "examples": plan.examples,
+        "seed": plan.seed,
+        "teachers": [
+            {
+                **teacher.model_dump(exclude={"api_base"}, exclude_none=True),
+                "endpoint": _without_password(teacher.api_base),
+            }
+            for teacher in plan.teachers
+        ],
+        "versions": {"knowledge-purification": importlib.metadata.version("knowledge-purification")},
+    }
+
+
+def _without_password(url: str | None) -> str | None:
+    return re.sub(r"//[^/@]+@", "//***@", url) if url else None

@@ -1,0 +1,101 @@
+"""Which cells a run wants, what each of them would send, and under which key its answer is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from kp_data.config import Teacher
+from kp_data.errors import DataError
+from kp_data.schema import Mode, Question
+from kp_data.store import cell_key
+from kp_data.teachers.prompts import PROMPT_VERSION, Message, build_messages, pick_examples
+from kp_data.teachers.transport import Endpoint, parameters_of
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One question to one teacher, in one mode, one sample.
+
+    `request` is what the store keeps beside the answer: everything in the key, the messages as their hash.
+    """
+
+    question: Question
+    teacher: str
+    mode: Mode
+    sample: int
+    key: str
+    request: str
+    messages: list[Message]
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The matrix of cells of a run. Cells are made when they are looked at, so a plan is small whatever its size.
+
+    Attributes:
+        questions: in the order of the panel.
+        teachers: in the order of the panel.
+        endpoints: where each teacher is asked, by name.
+        modes: what is asked.
+        samples: answers a cell.
+        examples: in-context examples a prompt.
+        seed: of the draw of examples.
+    """
+
+    questions: tuple[Question, ...]
+    teachers: tuple[Teacher, ...]
+    endpoints: dict[str, Endpoint]
+    modes: tuple[Mode, ...]
+    samples: int = 1
+    examples: int = 0
+    seed: int = 0
+    example_rationales: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if "teacher_forced" in self.modes and not any(question.answer is not None for question in self.questions):
+            raise DataError("teacher-forced answers need gold answers, and no question here has one; ask --mode blind")
+
+    def cells(self, teacher: Teacher) -> Iterator[Cell]:
+        """The cells of one teacher, question by question. Without a gold answer a question is asked blind only."""
+        for question in self.questions:
+            for mode in self.modes:
+                if mode == "teacher_forced" and question.answer is None:
+                    continue
+                messages = self._messages(question, mode)
+                for sample in range(self.samples):
+                    yield self._cell(question, teacher, mode, sample, messages)
+
+    def count(self) -> int:
+        """How many cells each teacher has."""
+        forced = sum(question.answer is not None for question in self.questions)
+        return self.samples * sum(forced if mode == "teacher_forced" else len(self.questions) for mode in self.modes)
+
+    @cached_property
+    def _pool(self) -> Sequence[Question]:
+        """Examples come from the training split: an answer of the test split must never stand in a prompt."""
+        return [question for question in self.questions if question.split == "train"]
+
+    def _messages(self, question: Question, mode: Mode) -> list[Message]:
+        examples = pick_examples(self._pool, question, k=self.examples, seed=self.seed)
+        return build_messages(question, mode=mode, examples=examples, rationales=self.example_rationales)
+
+    def _cell(self, question: Question, teacher: Teacher, mode: Mode, sample: int, messages: list[Message]) -> Cell:
+        endpoint = self.endpoints[teacher.name]
+        parameters = parameters_of(teacher, sample=sample, samples=self.samples)
+        request: dict[str, Any] = {
+            "endpoint": endpoint.identity,
+            "mode": mode,
+            "parameters": parameters,
+            "prompt_version": PROMPT_VERSION,
+            "sample": sample,
+        }
+        key = cell_key({**request, "messages": messages})
+        digest = hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).hexdigest()
+        shown = json.dumps({**request, "messages_sha256": digest}, sort_keys=True)
+        return Cell(question, teacher.name, mode, sample, key, shown, messages, parameters)

@@ -1,0 +1,294 @@
+"""One dataset repository on a Hub endpoint, through the official client, every failure as one HubError with a remedy.
+
+Neither `Dataset.push_to_hub` nor `DatasetCard.push_to_hub` is used: the first makes several commits, keeps stale
+features and does not survive a concurrent push, the second asks huggingface.co whatever the endpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from kp_data.errors import HubError
+from kp_data.hub.versions import Version
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+DEFAULT_ENDPOINT: Final = "https://huggingface.co"
+
+_NAME = re.compile(
+    r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?/[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+)
+_TOKEN = re.compile(r"\b(?:hf|kp)_[A-Za-z0-9_-]{8,}")
+
+
+class Overtaken(Exception):
+    """The repository changed, or the hub faltered, between reading and committing: read again and retry."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file of a repository as the hub lists it; `sha256` for large files, `blob` (git's hash) for the others."""
+
+    size: int
+    blob: str | None
+    sha256: str | None
+
+    def holds(self, data: bytes) -> bool:
+        """Whether it is exactly these bytes."""
+        if self.size != len(data):
+            return False
+        if self.sha256 is not None:
+            return self.sha256 == hashlib.sha256(data).hexdigest()
+        return self.blob == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A dataset repository.
+
+    Attributes:
+        name: `namespace/name`.
+        endpoint: URL of the hub, without a slash at its end.
+        token: None: what the client finds (HF_TOKEN, or what `hf auth login` saved).
+    """
+
+    name: str
+    endpoint: str
+    token: str | None = None
+
+    @classmethod
+    def at(cls, name: str, *, endpoint: str | None = None, token: str | None = None) -> Remote:
+        """A repository by name; `endpoint` defaults to HF_ENDPOINT, then huggingface.co.
+
+        Raises:
+            HubError: the name or the endpoint cannot be one.
+        """
+        return cls(check_name(name), find_endpoint(endpoint), token)
+
+    @property
+    def url(self) -> str:
+        """Its page."""
+        return f"{self.endpoint}/datasets/{self.name}"
+
+    @property
+    def api(self) -> HfApi:
+        """The official client for this endpoint."""
+        from huggingface_hub import HfApi
+
+        return HfApi(endpoint=self.endpoint, token=self.token, library_name="kp-data")
+
+    def require_token(self) -> None:
+        """Say so before any work when there is no token to write with.
+
+        Raises:
+            HubError: no token was given or saved.
+        """
+        from huggingface_hub import get_token
+
+        if not (self.token or get_token()):
+            raise HubError(f"no token to push with; {_token_remedy(self.endpoint)}", place=self.endpoint)
+
+    def create(self, *, private: bool) -> None:
+        """Make the repository where there is none.
+
+        Raises:
+            HubError: refused, unreachable, or public although `private` was asked for.
+        """
+        with self.failures("create the dataset"):
+            self.api.create_repo(self.name, repo_type="dataset", private=private, exist_ok=True)
+            info = self.api.repo_info(self.name, repo_type="dataset")
+        if private and not info.private:
+            remedy = "make it private there, choose another name, or leave out --private"
+            raise HubError(f"this dataset is public already; {remedy}", place=self.url)
+
+    def head(self) -> str | None:
+        """The commit that `main` stands at; None: an empty repository."""
+        with self.failures("read the dataset"):
+            return self.api.repo_info(self.name, repo_type="dataset").sha
+
+    def tags(self) -> dict[Version, str]:
+        """Version to commit, newest first; tags that are no version are left out."""
+        with self.failures("list the versions"):
+            refs = self.api.list_repo_refs(self.name, repo_type="dataset")
+        found = {version: ref.target_commit for ref in refs.tags if (version := Version.of_tag(ref.name))}
+        return dict(sorted(found.items(), reverse=True))
+
+    def files(self, revision: str) -> dict[str, RemoteFile]:
+        """Path to file at a revision."""
+        from huggingface_hub.hf_api import RepoFile
+
+        with self.failures("list the files"):
+            entries = self.api.list_repo_tree(self.name, recursive=True, revision=revision, repo_type="dataset")
+            return {
+                entry.path: RemoteFile(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
+                for entry in entries
+                if isinstance(entry, RepoFile)
+            }
+
+    def read(self, path: str, revision: str) -> bytes:
+        """A file's bytes at a commit."""
+        with self.failures(f"read {path}"), _quiet_bars():
+            local = self.api.hf_hub_download(self.name, path, revision=revision, repo_type="dataset")
+            return Path(local).read_bytes()
+
+    def snapshot(self, revision: str) -> Path:
+        """A local folder with every file at a commit, from the client's cache where it is there already."""
+        with self.failures("fetch the dataset"), _quiet_bars():
+            return Path(self.api.snapshot_download(self.name, revision=revision, repo_type="dataset"))
+
+    def commit(self, add: Mapping[str, bytes], delete: Sequence[str], *, message: str, parent: str | None) -> str:
+        """One commit on `main` with all files at once; its id.
+
+        Raises:
+            Overtaken: somebody else committed after `parent`, or the hub failed on its side.
+            HubError: refused or unreachable.
+        """
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        operations = [
+            *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=data) for path, data in add.items()),
+            *(CommitOperationDelete(path_in_repo=path, is_folder=False) for path in delete),
+        ]
+        with self.failures("commit", retry=(409, 412, 500, 502, 503, 504)), _quiet_bars():
+            info = self.api.create_commit(
+                self.name, operations, commit_message=message, parent_commit=parent, repo_type="dataset"
+            )
+            return str(info.oid)
+
+    def tag(self, version: Version, commit: str) -> None:
+        """Tag a commit; done already is fine.
+
+        Raises:
+            HubError: refused, or the tag stands at another commit.
+        """
+        with self.failures(f"tag {version.tag}"):
+            self.api.create_tag(self.name, tag=version.tag, revision=commit, repo_type="dataset", exist_ok=True)
+        if (found := self.tags().get(version)) != commit:
+            message = (
+                f"tag {version.tag} stands at commit {found}, not at {commit}: somebody else published that version"
+            )
+            raise HubError(f"{message}; push again to publish yours as the next one", place=self.url)
+
+    @contextmanager
+    def failures(self, action: str, *, retry: Sequence[int] = ()) -> Iterator[None]:
+        """Turn whatever the client raises into one HubError, or Overtaken for a status in `retry`."""
+        import httpx
+        from huggingface_hub import errors
+
+        try:
+            yield
+        except errors.HfHubHTTPError as error:
+            if _status(error) in retry:
+                raise Overtaken(f"HTTP {_status(error)}") from error
+            raise HubError(f"cannot {action}: {self._refusal(error)}", place=self.url) from error
+        except errors.LocalEntryNotFoundError as error:
+            raise HubError(
+                f"cannot {action}: it is not in the cache, and the hub cannot be reached", place=self.url
+            ) from error
+        except errors.HFValidationError as error:
+            raise HubError(f"not a name that a hub takes ({first_line(error)})", place=self.name) from error
+        except (httpx.TransportError, errors.OfflineModeIsEnabled, ConnectionError) as error:
+            remedy = "check the address (--endpoint or HF_ENDPOINT) and the network, then run the same command again"
+            raise HubError(
+                f"cannot {action}: the hub cannot be reached ({first_line(error)}); {remedy}", place=self.endpoint
+            ) from error
+        except (ValueError, OSError, RuntimeError) as error:
+            # Among these are a card that the hub finds invalid and an upload that broke for good.
+            raise HubError(f"cannot {action}: {first_line(error)}", place=self.url) from error
+
+    def _refusal(self, error: Any) -> str:
+        from huggingface_hub import errors
+
+        status, said = _status(error), first_line(getattr(error, "server_message", None) or "")
+        if isinstance(error, errors.GatedRepoError):
+            return f"access must be asked for first; do so at {self.url}"
+        if isinstance(error, errors.RevisionNotFoundError):
+            return f"no such version; `kp-data versions {self.name}` lists what there is"
+        if status == 401 and "invalid" in said.lower():
+            return f"the hub does not know this token; {_token_remedy(self.endpoint)}"
+        if status == 401:
+            return f"no such dataset, or it needs a token; {_token_remedy(self.endpoint)}"
+        if status == 403:
+            return f"this token may not do that ({said or 'forbidden'}); use one that may write to {self.name.split('/')[0]}"
+        if isinstance(error, errors.RepositoryNotFoundError | errors.RemoteEntryNotFoundError):
+            return "no such dataset or file, or this token may not see it; check the name and the token"
+        if status == 429:
+            return "the hub asks to slow down; wait a few minutes and run the same command again"
+        return f"the hub answered {status} ({said or 'without a reason'}); run the same command again later"
+
+
+def check_name(name: str) -> str:
+    """`namespace/name`, as it is.
+
+    Raises:
+        HubError: a hub would not take it.
+    """
+    if not _NAME.fullmatch(name) or "--" in name or ".." in name or name.endswith(".git"):
+        rule = "give namespace/name of letters, digits, '-', '_' and '.', such as my-team/science-qa"
+        raise HubError(f"{name!r} cannot be the name of a dataset; {rule}")
+    return name
+
+
+def find_endpoint(endpoint: str | None) -> str:
+    """The hub's URL: as given, else HF_ENDPOINT, else huggingface.co.
+
+    Raises:
+        HubError: it is no http(s) URL.
+    """
+    found = (endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+    if not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", found):
+        raise HubError(
+            f"endpoint {redact(found)!r} is not a URL such as https://huggingface.co or http://127.0.0.1:8000"
+        )
+    return found
+
+
+def first_line(error: object) -> str:
+    """The first line of a message, without anything that looks like a token."""
+    lines = str(error).strip().splitlines()
+    return redact(lines[0][:300]) if lines else type(error).__name__
+
+
+def redact(text: str) -> str:
+    """A text without anything that looks like a token.
+
+    >>> redact("token hf_abcdefgh12345 refused")
+    'token [token] refused'
+    """
+    return _TOKEN.sub("[token]", re.sub(r"(?<=//)[^/@\s]+@", "", text))
+
+
+def _token_remedy(endpoint: str) -> str:
+    if endpoint == DEFAULT_ENDPOINT:
+        return (
+            "set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens), or run `hf auth login`"
+        )
+    return "set HF_TOKEN to a token of this hub (its operator makes one with `kp-data hub token create`)"
+
+
+def _status(error: Any) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+@contextmanager
+def _quiet_bars() -> Iterator[None]:
+    """No live bars where nobody is watching."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

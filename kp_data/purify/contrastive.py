@@ -1,0 +1,229 @@
+"""The dual contrastive loss of RouterDC over frozen question embeddings, and the head it trains.
+
+Axes: N questions of a batch, T teachers, D embedding size, K projected size, B in-batch questions (as N, second role).
+Everything runs on the CPU with one thread: the head is small, and one thread gives the same weights on every machine
+of a kind, whatever the number of cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Array = np.ndarray[Any, Any]
+
+TEACHER_SCALE: Final = 0.78
+"""Standard deviation of a teacher embedding at the start, as RouterDC's code has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConfig:
+    """How the head is built and trained; the defaults were chosen on validation questions, never on test."""
+
+    projected_size: int = 128
+    temperature: float = 0.2
+    dropout: float = 0.1
+    cluster_weight: float = 1.0
+    num_clusters: int = 8
+    num_negatives: int = 3
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    batch_size: int = 64
+    max_epochs: int = 40
+    patience: int = 8
+
+
+class RouterHead(nn.Module):
+    """Question embeddings and trainable teacher embeddings in one space; their cosine is the routing score."""
+
+    def __init__(self, size: int, num_teachers: int, *, projected_size: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.project = nn.Linear(size, projected_size)
+        self.dropout = nn.Dropout(dropout)
+        self.teacher_TK = nn.Parameter(torch.randn(num_teachers, projected_size) * TEACHER_SCALE)
+
+    def embed(self, question_ND: Tensor) -> Tensor:
+        """(N, K) unit vectors of questions."""
+        projected_NK: Tensor = self.project(self.dropout(question_ND))
+        return functional.normalize(projected_NK, dim=1)
+
+    def similarity(self, question_NK: Tensor) -> Tensor:
+        """(N, T) cosine of each question with each teacher; scaling a teacher embedding changes nothing."""
+        return question_NK @ functional.normalize(self.teacher_TK, dim=1).T
+
+
+def teacher_loss(similarity_NT: Tensor, good_NT: Tensor, bad_NT: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Pull a question towards every teacher that is right on it, away from those that are wrong.
+
+    For each right teacher i: -log(e^s_i / (e^s_i + sum over wrong j of e^s_j)), s = cosine / temperature; summed over
+    the right teachers of a question. A question with no right or no wrong teacher contributes exactly 0.
+
+    Args:
+        similarity_NT: (N, T) cosines.
+        good_NT: (N, T) bool, teachers that are right.
+        bad_NT: (N, T) bool, teachers that are wrong; a teacher may be neither.
+        temperature: divides the cosines.
+
+    Returns: (N,) loss of each question, in nats.
+    Source: RouterDC (arXiv:2409.19886), sample-LLM loss. Differs: all right and all wrong teachers instead of a fixed
+    number of each, and one mask per question.
+    """
+    score_NT = similarity_NT / temperature
+    signal_N = good_NT.any(1) & bad_NT.any(1)
+    # A finite stand-in for minus infinity: rows without a wrong teacher would otherwise put nan into the gradient.
+    bad_N1 = score_NT.masked_fill(~bad_NT, torch.finfo(score_NT.dtype).min).logsumexp(1, keepdim=True)
+    pair_NT = functional.softplus(bad_N1 - score_NT)
+    return torch.where(good_NT & signal_N[:, None], pair_NT, 0.0).sum(1)
+
+
+def cluster_loss(
+    question_NK: Tensor, cluster_N: Tensor, *, generator: torch.Generator, num_negatives: int = 3, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Pull a question towards another one of its cluster, away from some of other clusters, drawn within the batch.
+
+    Args:
+        question_NK: (N, K) unit vectors.
+        cluster_N: (N,) int, cluster of each question.
+        generator: draws the positive and the negatives.
+        num_negatives: how many of other clusters; fewer where the batch has fewer.
+        temperature: divides the cosines.
+
+    Returns: (N,) loss in nats, 0 where the batch holds no positive or no negative; (N,) bool, where there is a loss.
+    Source: RouterDC (arXiv:2409.19886), sample-sample loss. Differs: a question is never its own positive, and the
+    temperature is applied.
+    """
+    same_NB = cluster_N[:, None] == cluster_N[None, :]
+    partner_NB = same_NB & ~torch.eye(len(cluster_N), dtype=torch.bool)
+    has_N = partner_NB.any(1) & (~same_NB).any(1)
+    if not has_N.any():
+        return question_NK.sum(1) * 0.0, has_N
+    score_NB = question_NK @ question_NK.T / temperature
+    lottery_NB = torch.rand(score_NB.shape, generator=generator)
+    positive_N1 = lottery_NB.masked_fill(~partner_NB, -1.0).argmax(1, keepdim=True)
+    count = min(num_negatives, len(cluster_N))
+    drawn = lottery_NB.masked_fill(same_NB, -1.0).topk(count, dim=1)
+    negative_NH = score_NB.gather(1, drawn.indices).masked_fill(drawn.values < 0, torch.finfo(score_NB.dtype).min)
+    loss_N = functional.softplus(negative_NH.logsumexp(1) - score_NB.gather(1, positive_N1).squeeze(1))
+    return torch.where(has_N, loss_N, 0.0), has_N
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained head and how it came to be."""
+
+    head: RouterHead
+    epochs: int
+    best_epoch: int
+    validation_accuracy: float
+
+
+def train_head(
+    question_ND: Array,
+    good_NT: Array,
+    bad_NT: Array,
+    cluster_N: Array,
+    *,
+    config: HeadConfig,
+    seed: int,
+    validate: Callable[[Array], float],
+    validation_ND: Array,
+    progress: Callable[[int, int], None] | None = None,
+) -> Trained:
+    """Train a head with AdamW and keep the epoch whose routing is best on validation.
+
+    Args:
+        question_ND: (N, D) embeddings of the training questions.
+        good_NT, bad_NT: (N, T) bool, teachers right and wrong on each.
+        cluster_N: (N,) int, text cluster of each.
+        config: sizes, weights and the schedule.
+        seed: of the weights, the order of questions and the draws within a batch.
+        validate: routing accuracy, in [0, 1], of (V, T) scores of the validation questions.
+        validation_ND: (V, D) embeddings of the validation questions.
+        progress: called with (epoch, config.max_epochs) after each epoch.
+    """
+    with _reproducible(seed) as generator:
+        head = RouterHead(
+            question_ND.shape[1], good_NT.shape[1], projected_size=config.projected_size, dropout=config.dropout
+        )
+        optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        data = tuple(torch.from_numpy(np.ascontiguousarray(part)) for part in (question_ND, good_NT, bad_NT, cluster_N))
+        best, best_epoch, kept = -1.0, 0, _copy(head)
+        for epoch in range(1, config.max_epochs + 1):
+            _train_epoch(head, optimizer, data, config, generator)
+            accuracy = validate(score(head, validation_ND, temperature=config.temperature))
+            if accuracy > best:
+                best, best_epoch, kept = accuracy, epoch, _copy(head)
+            if progress is not None:
+                progress(epoch, config.max_epochs)
+            if epoch - best_epoch >= config.patience:
+                break
+        head.load_state_dict(kept)
+        return Trained(head.eval(), epoch, best_epoch, best)
+
+
+def score(head: RouterHead, question_ND: Array, *, temperature: float) -> Array:
+    """(N, T) float64, softmax over teachers of cosine / temperature; rows sum to 1."""
+    head.eval()
+    with torch.inference_mode():
+        similarity_NT = head.similarity(head.embed(torch.from_numpy(np.ascontiguousarray(question_ND))))
+        probability_NT: Array = (similarity_NT.double() / temperature).softmax(1).numpy()
+    return probability_NT
+
+
+def batch_loss(
+    head: RouterHead, batch: tuple[Tensor, ...], config: HeadConfig, generator: torch.Generator
+) -> Tensor:
+    """The loss of one batch: each of the two terms averaged over the questions that it says something about."""
+    question_ND, good_NT, bad_NT, cluster_N = batch
+    question_NK = head.embed(question_ND)
+    teacher_N = teacher_loss(head.similarity(question_NK), good_NT, bad_NT, temperature=config.temperature)
+    signal_N = good_NT.any(1) & bad_NT.any(1)
+    loss = teacher_N.sum() / signal_N.sum().clamp(min=1)
+    if config.cluster_weight:
+        cluster_loss_N, has_N = cluster_loss(
+            question_NK,
+            cluster_N,
+            generator=generator,
+            num_negatives=config.num_negatives,
+            temperature=config.temperature,
+        )
+        loss = loss + config.cluster_weight * cluster_loss_N.sum() / has_N.sum().clamp(min=1)
+    return loss
+
+
+def _train_epoch(
+    head: RouterHead,
+    optimizer: torch.optim.Optimizer,
+    data: tuple[Tensor, ...],
+    config: HeadConfig,
+    generator: torch.Generator,
+) -> None:
+    head.train()
+    for rows in torch.randperm(len(data[0]), generator=generator).split(config.batch_size):
+        optimizer.zero_grad()
+        batch_loss(head, tuple(part[rows] for part in data), config, generator).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def _copy(head: RouterHead) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in head.state_dict().items()}
+
+
+@contextmanager
+def _reproducible(seed: int) -> Iterator[torch.Generator]:
+    """One thread and seeded draws inside; the caller's threads and random state as they were, afterwards."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(1)
+        try:
+            yield torch.Generator().manual_seed(seed)
+        finally:
+            torch.set_num_threads(threads)

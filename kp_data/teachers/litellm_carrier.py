@@ -1,0 +1,159 @@
+"""litellm carries every named provider. The only file that imports it, and only when a teacher needs it.
+
+Its retries, callbacks and telemetry are off, its price map is the packaged one: nothing is fetched, nothing is sent but
+the call itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import cache
+from typing import Any
+
+from kp_data.config import Teacher
+from kp_data.errors import TeacherError
+from kp_data.teachers.direct import failure_of_status, mean_logprob, retry_after
+from kp_data.teachers.transport import Call, CallFailed, Endpoint, Reply, cost_of, parameters_of
+
+_KEYLESS = "none"
+"""What a local server without keys is sent; litellm refuses to send nothing."""
+
+
+@cache
+def _litellm() -> Any:
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    import litellm
+
+    litellm.telemetry = False
+    litellm.suppress_debug_info = True
+    litellm.drop_params = False
+    litellm.num_retries = 0
+    litellm.callbacks = []
+    litellm.success_callback = []
+    litellm.failure_callback = []
+    logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)
+    return litellm
+
+
+class LitellmCarrier:
+    """Calls to one model through litellm."""
+
+    def __init__(self, teacher: Teacher, endpoint: Endpoint) -> None:
+        self._teacher, self._endpoint = teacher, endpoint
+
+    async def check(self) -> None:
+        """See `Carrier.check`: the provider is known, and its key is set."""
+        litellm = _litellm()
+        place = f"teacher {self._teacher.name}"
+        try:
+            litellm.get_llm_provider(self._endpoint.model, api_base=self._endpoint.api_base)
+        except Exception as error:
+            raise TeacherError(
+                f"litellm knows no provider for {self._teacher.model!r}; write PROVIDER/MODEL, such as "
+                "openai/gpt-4o-mini, or NAME=MODEL@URL for an endpoint of your own",
+                place=place,
+            ) from error
+        if self._endpoint.api_base is None and self._endpoint.api_key is None:
+            missing = litellm.validate_environment(self._endpoint.model)["missing_keys"]
+            if missing:
+                raise TeacherError(f"{' and '.join(missing)} not set; export it, then run again", place=place)
+        elif self._endpoint.api_base is not None:
+            await self._check_url()
+            return
+        supported = litellm.get_supported_openai_params(self._endpoint.model) or ()
+        asked = parameters_of(self._teacher, sample=0, samples=1)
+        # Said here rather than dropped in silence: a seed or logprobs that vanish would falsify the data.
+        if supported and (lacking := [name for name in asked if name not in (*supported, "max_tokens")]):
+            raise TeacherError(f"{self._teacher.model} does not take {', '.join(lacking)}; leave it out", place=place)
+
+    async def ask(self, call: Call) -> Reply:
+        """See `Carrier.ask`."""
+        litellm = _litellm()
+        key = self._endpoint.api_key or (_KEYLESS if self._endpoint.api_base is not None else None)
+        try:
+            response = await litellm.acompletion(
+                model=self._endpoint.model,
+                messages=call.messages,
+                api_base=self._endpoint.api_base,
+                api_key=key,
+                timeout=call.timeout_s,
+                max_retries=0,
+                num_retries=0,
+                **call.parameters,
+            )
+        except Exception as error:
+            raise _failure(litellm, error) from None
+        return self._reply(litellm, response)
+
+    async def close(self) -> None:
+        """Close the clients that litellm keeps."""
+        close = getattr(_litellm(), "close_litellm_async_clients", None)
+        if close is not None:
+            await close()
+
+    async def _check_url(self) -> None:
+        from kp_data.teachers.direct import DirectCarrier
+
+        plain = Endpoint(
+            "direct", self._endpoint.model.removeprefix("openai/"), "", self._endpoint.api_base, self._endpoint.api_key
+        )
+        carrier = DirectCarrier(self._teacher, plain, concurrency=1)
+        try:
+            await carrier.check()
+        finally:
+            await carrier.close()
+
+    def _reply(self, litellm: Any, response: Any) -> Reply:
+        try:
+            choice = response.choices[0]
+            message = choice.message
+            text = message.content or ""
+        except (AttributeError, LookupError, TypeError) as error:
+            raise CallFailed("bad_response", "not a chat completion", retryable=True) from error
+        usage = getattr(response, "usage", None)
+        prompt_tokens = getattr(usage, "prompt_tokens", None)
+        completion_tokens = getattr(usage, "completion_tokens", None)
+        cost = cost_of(self._teacher, prompt_tokens, completion_tokens)
+        if cost is None and self._endpoint.api_base is None:
+            cost = _listed_cost(litellm, response)
+        logprobs: Any = getattr(choice, "logprobs", None)
+        return Reply(
+            text=text,
+            reasoning=getattr(message, "reasoning_content", None),
+            finish_reason=choice.finish_reason,
+            model=getattr(response, "model", None),
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            cost_usd=cost,
+            logprob=mean_logprob(logprobs.model_dump() if hasattr(logprobs, "model_dump") else logprobs),
+        )
+
+
+def _listed_cost(litellm: Any, response: Any) -> float | None:
+    """Cost by litellm's price map; None for a model that is not in it."""
+    try:
+        cost = litellm.completion_cost(completion_response=response)
+    except Exception:
+        return None
+    # An unlisted model comes back as zero in some versions: a price of zero is as unknown as none.
+    return float(cost) or None
+
+
+def _failure(litellm: Any, error: Exception) -> CallFailed:
+    """litellm's exceptions as our classes. The message is the provider's; keys are never part of it."""
+    message = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    response = getattr(error, "response", None)
+    headers = getattr(response, "headers", None) or {}
+    if isinstance(error, litellm.exceptions.Timeout):
+        return CallFailed("timeout", message, retryable=True)
+    if isinstance(error, litellm.exceptions.RateLimitError):
+        return CallFailed("rate_limited", message, retryable=True, retry_after_s=retry_after(headers))
+    if isinstance(error, (litellm.exceptions.APIConnectionError, litellm.exceptions.ServiceUnavailableError)):
+        return CallFailed("bad_response", message, retryable=True, retry_after_s=retry_after(headers))
+    if isinstance(error, litellm.exceptions.ContentPolicyViolationError):
+        return CallFailed("refused", message, retryable=False)
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int):
+        return failure_of_status(status, message, headers)
+    return CallFailed("bad_response", message, retryable=True)

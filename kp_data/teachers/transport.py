@@ -1,0 +1,244 @@
+"""One call to a teacher, whatever carries it: the request, the reply, the failure, and who carries what."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from kp_data.config import Teacher, Transport
+from kp_data.errors import ConfigError, TeacherError
+from kp_data.teachers.prompts import Message
+
+PRACTICE_PREFIX: Final = "practice/"
+
+# Named providers whose API is the OpenAI dialect: --transport direct reaches them without litellm.
+_DIALECT_PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
+    "openai": ("https://api.openai.com/v1", "OPENAI_API_KEY"),
+    "mistral": ("https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
+    "groq": ("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
+    "deepseek": ("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
+    "together_ai": ("https://api.together.xyz/v1", "TOGETHER_API_KEY"),
+    "openrouter": ("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
+}
+# litellm's names for local servers that speak the dialect; behind a URL the rest of the name is the model.
+_LOCAL_PREFIXES: Final = (
+    "openai",
+    "hosted_vllm",
+    "ollama",
+    "ollama_chat",
+    "lm_studio",
+    "llamafile",
+    "openai_like",
+    "custom_openai",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one call sends.
+
+    Attributes:
+        messages: chat messages.
+        parameters: temperature, max_tokens and whatever else can change the answer.
+        timeout_s: of the whole call, in seconds.
+    """
+
+    messages: list[Message]
+    parameters: Mapping[str, Any]
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a teacher sent back; None where the endpoint did not say.
+
+    `logprob` is the mean log-probability of the reply's tokens, in nats.
+    """
+
+    text: str
+    reasoning: str | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
+    logprob: float | None = None
+
+
+class CallFailed(Exception):
+    """A call that brought no reply.
+
+    Attributes:
+        error: class of the failure, one of `schema.ERROR_CLASSES`.
+        retryable: whether the same call may succeed later.
+        fatal: whether every further call to this teacher would fail the same way.
+        retry_after_s: how long the server asks to wait, in seconds.
+    """
+
+    def __init__(
+        self, error: str, message: str, *, retryable: bool, fatal: bool = False, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(redact(message))
+        self.error = error
+        self.retryable = retryable
+        self.fatal = fatal
+        self.retry_after_s = retry_after_s
+
+
+class Carrier(Protocol):
+    """What carries calls to one teacher."""
+
+    async def check(self) -> None:
+        """Whether the teacher can be reached at all, without paying for an answer.
+
+        Raises:
+            TeacherError: it cannot.
+        """
+
+    async def ask(self, call: Call) -> Reply:
+        """One call.
+
+        Raises:
+            CallFailed: no usable reply came.
+        """
+
+    async def close(self) -> None:
+        """Release connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a teacher is asked and under which name; what identifies it in a cell's key.
+
+    Attributes:
+        carrier: `direct` or `litellm`.
+        model: model id as the carrier needs it.
+        identity: what goes into the cell's key: stable over ports of the practice server and over carriers.
+        api_base: URL, where one is given.
+        api_key: never printed and never stored.
+    """
+
+    carrier: str
+    model: str
+    identity: str
+    api_base: str | None
+    api_key: str | None = field(repr=False, default=None)
+
+
+def resolve_endpoint(teacher: Teacher, transport: Transport, *, practice_base: str | None = None) -> Endpoint:
+    """Which carrier asks a teacher, and under which model id.
+
+    Args:
+        teacher: as configured.
+        transport: `auto` takes the direct path for endpoints given by URL, litellm for the rest.
+        practice_base: URL of the running practice server, for `practice/NAME` teachers without a URL.
+
+    Raises:
+        TeacherError: the environment variable with its key is not set.
+        ConfigError: `direct` was asked for and the provider speaks another dialect.
+    """
+    key = _key_of(teacher)
+    if teacher.model.startswith(PRACTICE_PREFIX):
+        base = teacher.api_base or practice_base
+        identity = f"{teacher.api_base or 'practice'}|{teacher.model}"
+        model = teacher.model.removeprefix(PRACTICE_PREFIX)
+        carrier = "litellm" if transport == "litellm" else "direct"
+        return Endpoint(carrier, _litellm_name(model) if carrier == "litellm" else model, identity, base, key)
+    if teacher.api_base is not None:
+        model, base = _behind_url(teacher.model, teacher.api_base)
+        identity = f"{base}|{model}"
+        if transport == "litellm":
+            return Endpoint("litellm", _litellm_name(model), identity, base, key)
+        return Endpoint("direct", model, identity, base, key)
+    if transport == "direct":
+        return _named_direct(teacher, key)
+    return Endpoint("litellm", teacher.model, f"|{teacher.model}", None, key)
+
+
+def make_carrier(teacher: Teacher, endpoint: Endpoint, *, concurrency: int) -> Carrier:
+    """The carrier of an endpoint; loads only the client that it needs."""
+    if endpoint.carrier == "direct":
+        from kp_data.teachers.direct import DirectCarrier
+
+        return DirectCarrier(teacher, endpoint, concurrency=concurrency)
+    from kp_data.teachers.litellm_carrier import LitellmCarrier
+
+    return LitellmCarrier(teacher, endpoint)
+
+
+def parameters_of(teacher: Teacher, *, sample: int, samples: int) -> dict[str, Any]:
+    """The parameters of one call; a parameter that was not asked for is not sent.
+
+    Args:
+        teacher: as configured.
+        sample: number of this sample, from 0.
+        samples: how many samples a cell has; with several, each gets a seed of its own.
+    """
+    parameters: dict[str, Any] = {"temperature": teacher.temperature, "max_tokens": teacher.max_tokens}
+    if teacher.top_p is not None:
+        parameters["top_p"] = teacher.top_p
+    if teacher.seed is not None or samples > 1:
+        parameters["seed"] = (teacher.seed or 0) + sample
+    if teacher.logprobs:
+        parameters["logprobs"] = True
+    return parameters
+
+
+def redact(text: str) -> str:
+    """A message of somebody else's without any secret of this process's environment in it."""
+    for name, value in os.environ.items():
+        if len(value) >= 8 and any(word in name for word in ("KEY", "TOKEN", "SECRET", "PASSWORD")):
+            text = text.replace(value, "***")
+    return text
+
+
+def cost_of(teacher: Teacher, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:
+    """Cost of a call in US dollars by the teacher's own price; None where price or tokens are unknown."""
+    if prompt_tokens is None or completion_tokens is None:
+        return None
+    if teacher.price is not None:
+        return (prompt_tokens * teacher.price.input + completion_tokens * teacher.price.output) / 1e6
+    # Practice teachers are programs: they cost nothing, and that is known.
+    return 0.0 if teacher.model.startswith(PRACTICE_PREFIX) else None
+
+
+def _key_of(teacher: Teacher) -> str | None:
+    """The key of a teacher. A key is sent to a URL only where the user named the variable for it."""
+    if teacher.api_key_env is None:
+        return None
+    if not (key := os.environ.get(teacher.api_key_env)):
+        raise TeacherError(
+            f"{teacher.api_key_env} is not set; export it, or name another variable in api_key_env",
+            place=f"teacher {teacher.name}",
+        )
+    return key
+
+
+def _behind_url(model: str, api_base: str) -> tuple[str, str]:
+    base = api_base.rstrip("/")
+    provider, slash, rest = model.partition("/")
+    if slash and provider in _LOCAL_PREFIXES:
+        model = rest
+    # litellm's Ollama URL has no path; the OpenAI dialect of every local server lives under /v1.
+    if base.count("/") == 2:
+        base += "/v1"
+    return model, base
+
+
+def _litellm_name(model: str) -> str:
+    return f"openai/{model}"
+
+
+def _named_direct(teacher: Teacher, key: str | None) -> Endpoint:
+    provider, slash, model = teacher.model.partition("/")
+    if not slash or provider not in _DIALECT_PROVIDERS:
+        known = ", ".join(_DIALECT_PROVIDERS)
+        raise ConfigError(
+            f"teacher {teacher.name}: --transport direct needs a URL or one of {known}; use litellm for {teacher.model}"
+        )
+    base, variable = _DIALECT_PROVIDERS[provider]
+    if key is None and not (key := os.environ.get(variable)):
+        raise TeacherError(f"{variable} is not set; export it", place=f"teacher {teacher.name}")
+    return Endpoint("direct", model, f"|{teacher.model}", base, key)
