@@ -170,6 +170,238 @@ def purify(
         say(f"purified dataset: {out}")
 
 
+@app.command(rich_help_panel=PURIFY)
+def compare(
+    panel: PanelDir,
+    methods: Annotated[str, typer.Option(metavar="A,B,…", help="Methods to set side by side.", show_default=False)],
+    split: Annotated[
+        str, typer.Option(help="Where they are compared; fitted on train, selected on validation.")
+    ] = "test",
+    out: Annotated[Path | None, typer.Option(help="Folder for compare.json and report.html.")] = None,
+    teachers: Annotated[str | None, typer.Option(metavar="A,B", help="Only these teachers.")] = None,
+    encoder: Annotated[str, typer.Option(help="Sentence encoder: minilm (packaged), a path or a hub id.")] = "minilm",
+    seed: Seed = 0,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Set methods side by side, with 95 % intervals."""
+    from kp_data.panel import Panel
+    from kp_data.purify import compare_methods
+
+    set_quiet(quiet)
+    rows = compare_methods(
+        _panel(panel, teachers, Panel), _names(methods), split=split, out=out, encoder=encoder, seed=seed
+    )
+    if json_:
+        out_json([row.as_dict() for row in rows])
+    else:
+        from kp_data.report import show_comparison
+
+        show_comparison([row.as_dict() for row in rows], split=split)
+
+
+@app.command(rich_help_panel=PURIFY)
+def methods(json_: Json = False) -> None:
+    """List every method: what it needs, whether it is trained, and where it comes from."""
+    from kp_data.purify import METHODS
+
+    rows = [info.as_dict() for info in METHODS.values()]
+    if json_:
+        out_json(rows)
+    else:
+        from kp_data.report import show_table
+
+        show_table(rows, title="methods of kp-data purify")
+
+
+@app.command(rich_help_panel=PURIFY)
+def route(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Purified folder, or its router/.", show_default=False)],
+    questions: Annotated[
+        list[str] | None, typer.Argument(metavar="[QUESTION…]", help="Default: lines of stdin.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="Questions file (.parquet, .jsonl, .csv).")] = None,
+    json_: Json = False,
+) -> None:
+    """Say which teacher a fitted router would ask, before anything is paid."""
+    import sys
+
+    from kp_data.purify import load_router
+    from kp_data.schema import Question
+    from kp_data.tables import questions_of, read_questions
+
+    if file is not None:
+        asked = questions_of(read_questions(file))
+    else:
+        lines = questions or [line.strip() for line in sys.stdin if line.strip()]
+        asked = [Question(id=str(number), question=line) for number, line in enumerate(lines, start=1)]
+    if not asked:
+        raise ConfigError("no question; give one, --file, or lines on stdin")
+    score_QT, teachers = load_router(folder).route(asked)
+    rows = [
+        {
+            "id": question.id,
+            "teacher": teachers[int(score_T.argmax())],
+            **dict(zip(teachers, score_T.tolist(), strict=True)),
+        }
+        for question, score_T in zip(asked, score_QT, strict=True)
+    ]
+    if json_:
+        out_json(rows)
+    else:
+        from kp_data.report import show_table
+
+        show_table(rows, title="routed to")
+
+
+@app.command(rich_help_panel=PURIFY)
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Panel, purified folder or comparison.", show_default=False)
+    ],
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained page here.")] = None,
+    students: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="Results of `kp-train evaluate --json`. Repeatable.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Tables and pictures of a panel, a purified folder or a comparison."""
+    from kp_data.report import page_of_folder, read_students, show_page, write_html
+
+    page = page_of_folder(folder, students=read_students(_pairs(students or (), "--students")))
+    if html is not None:
+        write_html(page, html)
+        say(f"report: {html}")
+    if json_:
+        out_json(page.as_dict())
+    elif html is None:
+        show_page(page)
+
+
+@app.command(rich_help_panel=PUBLISH)
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Purified folder.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="namespace/name on the hub.", show_default=False)],
+    version: Annotated[str | None, typer.Option(metavar="X.Y.Z", help="Default: the last one, bumped.")] = None,
+    bump: Annotated[str, typer.Option(help="patch, minor or major.")] = "patch",
+    private: Annotated[bool, typer.Option("--private", help="Make a new dataset private.")] = False,
+    endpoint: Endpoint = None,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write what would be pushed to --to.")] = False,
+    to: Annotated[Path | None, typer.Option(help="Folder for --dry-run.")] = None,
+    license_: Annotated[str | None, typer.Option("--license", help="Of the dataset, as the Hub writes it.")] = None,
+    source_dataset: Annotated[list[str] | None, typer.Option(help="Where the questions come from. Repeatable.")] = None,
+    language: Annotated[list[str] | None, typer.Option(help="ISO code. Repeatable.")] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Publish a purified folder as a version: one commit, one tag, read back."""
+    from kp_data.hub import CardSettings
+    from kp_data.hub import push as publish
+
+    set_quiet(quiet)
+    if dry_run != (to is not None):
+        raise ConfigError("--dry-run and --to FOLDER go together")
+    settings = CardSettings(
+        license=license_, source_datasets=tuple(source_dataset or ()), languages=tuple(language or ())
+    )
+    result = publish(
+        folder,
+        name,
+        version=version,
+        bump=bump,  # type: ignore[arg-type]
+        private=private,
+        endpoint=endpoint,
+        message=message,
+        dry_run_to=to,
+        settings=settings,
+    )
+    if json_:
+        out_json(result.as_dict())
+    elif result.unchanged:
+        say(f"{result.repo} is unchanged since v{result.version}: nothing to publish")
+    else:
+        say(
+            f"{result.repo} v{result.version}: {result.rows_added} rows added, {result.rows_removed} removed, "
+            f"{result.rows_changed} changed; {result.uploaded_bytes:,} bytes\n{result.url}"
+        )
+
+
+@app.command(rich_help_panel=PUBLISH)
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", show_default=False)],
+    out: Annotated[Path, typer.Option(help="New folder.", show_default=False)],
+    endpoint: Endpoint = None,
+) -> None:
+    """Fetch a published version into a folder."""
+    from kp_data.hub import pull as fetch
+
+    say(f"{name}: {fetch(name, out, endpoint=endpoint)}")
+
+
+@app.command(rich_help_panel=PUBLISH)
+def versions(
+    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
+    endpoint: Endpoint = None,
+    json_: Json = False,
+) -> None:
+    """List the published versions of a dataset."""
+    from dataclasses import asdict
+
+    from kp_data.hub import versions as published
+
+    rows = [asdict(version) for version in published(name, endpoint=endpoint)]
+    if json_:
+        out_json(rows)
+    else:
+        from kp_data.report import show_table
+
+        show_table(rows, title=name)
+
+
+@app.command(rich_help_panel=PUBLISH)
+def diff(
+    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
+    old: Annotated[str, typer.Argument(metavar="V1", show_default=False)],
+    new: Annotated[str, typer.Argument(metavar="V2", show_default=False)],
+    endpoint: Endpoint = None,
+    json_: Json = False,
+) -> None:
+    """Compare two published versions row by row."""
+    from kp_data.hub import diff as compare_versions
+
+    rows = compare_versions(name, old, new, endpoint=endpoint)
+    if json_:
+        out_json(rows.as_dict())
+    else:
+        say(f"{len(rows.added)} added, {len(rows.removed)} removed, {len(rows.changed)} changed")
+        for sign, ids in (("+", rows.added), ("-", rows.removed), ("~", rows.changed)):
+            for row in ids:
+                typer.echo(f"{sign} {row}")
+
+
+@practice_app.command("serve")
+def practice_serve(
+    port: Annotated[int, typer.Option(help="0 takes any free one.")] = 8800,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    replay: Annotated[
+        Path | None, typer.Option(help="Serve the recorded answers of this panel; teacher by model name.")
+    ] = None,
+    latency: Annotated[float, typer.Option(help="Seconds every answer takes.")] = 0.0,
+    faults: Annotated[
+        str | None, typer.Option(help="Such as '429:0.1,500:0.05,hang:0.01,broken:0.02', or a sequence '500,429,ok'.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Serve the practice teachers, or a panel's recorded answers, as an OpenAI-compatible server."""
+    import asyncio
+
+    from kp_data.practice import ServerSettings, run_server
+
+    settings = ServerSettings(host=host, port=port, replay=replay, latency_s=latency, faults=faults or "", seed=seed)
+    asyncio.run(run_server(settings, lambda url: say(f"serving at {url}; Ctrl-C stops")))
+
+
 def _show_generated(summary: Any, as_json: bool) -> None:
     from kp_data.generate.progress import cost_text
 

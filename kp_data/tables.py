@@ -279,6 +279,8 @@ def _rename(table: pa.Table, columns: Mapping[str, str] | None, place: object) -
 
 
 def _require(table: pa.Table, names: Sequence[str], place: object) -> None:
+    if not table.column_names:
+        raise DataError("holds no rows", place=place)
     if missing := [name for name in names if name not in table.column_names]:
         has = ", ".join(table.column_names) or "none"
         raise DataError(

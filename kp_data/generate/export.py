@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,7 +90,7 @@ def export_panel(plan: Plan, store: Store, out: Path) -> list[Response]:
 def _responses(plan: Plan, store: Store) -> Iterator[Response]:
     for teacher in plan.teachers:
         cells = plan.cells(teacher)
-        while chunk := [cell for cell, _ in zip(cells, range(_CHUNK), strict=False)]:
+        while chunk := list(itertools.islice(cells, _CHUNK)):
             held = store.get([cell.key for cell in chunk])
             for cell in chunk:
                 if stored := held.get(cell.key):

@@ -1,4 +1,4 @@
-"""Publishing: releases of purified data on the Hugging Face Hub, on any hub that speaks its protocol, or in a folder."""
+"""Publishing: releases of purified data on the Hugging Face Hub, on a hub that speaks its protocol, or in a folder."""
 
 from kp_data.hub.cards import CardSettings
 from kp_data.hub.publish import PublishedVersion, PushResult, diff, fetch, pull, push, versions

@@ -29,7 +29,7 @@ def escape(value: Any) -> str:
     text = _PUNCTUATION.sub(r"\\\1", text)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _LINKS.sub(lambda match: "\\" + match.group(), text)
-    return "<br>".join(line.strip() for line in text.strip().split("\n"))
+    return text.strip("\n").replace("\n", "<br>")
 
 
 def excerpt(text: str | None, limit: int = 600) -> str:

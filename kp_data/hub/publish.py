@@ -6,13 +6,14 @@ has no tag and finishes it. Overtaken by somebody else, it reads again, builds a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,6 +76,7 @@ class _State:
     files: Mapping[str, RemoteFile]
     tags: Mapping[Version, str]
     previous: Previous
+    changes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def last(self) -> Version | None:
@@ -130,10 +132,8 @@ def push(
             reason = str(error)
             # Jitter, so that two pushers that met once do not meet again.
             time.sleep(min(8.0, 0.1 * 2**attempt) * random.uniform(0.5, 1.5))
-    raise HubError(
-        f"gave up after {MAX_ATTEMPTS} attempts ({reason}): others keep committing, or the hub is failing; push again later",
-        place=remote.url,
-    )
+    problem = f"gave up after {MAX_ATTEMPTS} attempts ({reason}): others keep committing, or the hub is failing"
+    raise HubError(f"{problem}; push again later", place=remote.url)
 
 
 def fetch(name: str, *, endpoint: str | None = None, token: str | None = None) -> Path:
@@ -224,15 +224,16 @@ def _push_once(
         assert published is not None
         if version is not None and not finished:
             next_version(state.last, wanted=version, bump=bump)
-        return _result(remote, published, state.tags.get(published) or state.head, RowDiff(), 0, unchanged=not finished)
+        commit = state.tags.get(published) or state.head
+        return _result(remote, published, commit, state.changes if finished else {}, 0, unchanged=not finished)
     number = next_version(state.last, wanted=version, bump=bump)
     release = assemble(source, version=number, parent=state.previous, name=remote.name, settings=settings)
     changed = {path: data for path, data in release.files.items() if not _is_there(state.files, path, data)}
     stale = [path for path in state.files if OURS.fullmatch(path) and path not in release.files]
-    commit = remote.commit(changed, stale, message=message or _message(release), parent=state.head)
-    remote.tag(number, commit)
-    _verify(remote, release, commit, stale)
-    return _result(remote, number, commit, release.diff, sum(map(len, changed.values())))
+    new_commit = remote.commit(changed, stale, message=message or _message(release), parent=state.head)
+    remote.tag(number, new_commit)
+    _verify(remote, release, new_commit, stale)
+    return _result(remote, number, new_commit, release.diff.counts, sum(map(len, changed.values())))
 
 
 def _read_state(remote: Remote) -> _State:
@@ -250,7 +251,7 @@ def _read_state(remote: Remote) -> _State:
         purified=_purified_rows(remote, head, files),
         card=card,
     )
-    return _State(head, files, tags, previous)
+    return _State(head, files, tags, previous, manifest.get("changes") or {})
 
 
 def _finish_tag(remote: Remote, state: _State) -> bool:
@@ -278,7 +279,14 @@ def _parse_manifest(data: bytes) -> dict[str, Any]:
         manifest = json.loads(data)
     except ValueError:
         return {}
-    return manifest if isinstance(manifest, dict) and isinstance(manifest.get("content", {}), dict) else {}
+    if not isinstance(manifest, dict):
+        return {}
+    # Anybody can write to a repository: what has another shape counts as not there.
+    return {
+        key: value
+        for key, value in manifest.items()
+        if key not in ("content", "changes", "files") or isinstance(value, dict)
+    }
 
 
 def _is_there(files: Mapping[str, RemoteFile], path: str, data: bytes) -> bool:
@@ -286,9 +294,9 @@ def _is_there(files: Mapping[str, RemoteFile], path: str, data: bytes) -> bool:
 
 
 def _message(release: Release) -> str:
-    diff = release.diff
-    counts = f"{len(diff.added)} rows added, {len(diff.removed)} removed, {len(diff.changed)} changed"
-    return f"Version {release.version}: {counts}"
+    return "Version {}: {added} rows added, {removed} removed, {changed} changed".format(
+        release.version, **release.diff.counts
+    )
 
 
 def _verify(remote: Remote, release: Release, commit: str, stale: list[str]) -> None:
@@ -300,17 +308,26 @@ def _verify(remote: Remote, release: Release, commit: str, stale: list[str]) -> 
     files = remote.files(release.version.tag)
     wrong = [path for path, data in release.files.items() if not _is_there(files, path, data)]
     if wrong := [*wrong, *(path for path in stale if path in files)]:
-        raise HubError(
-            f"commit {commit} was made, but {wrong[0]} does not read back as pushed; push again, and tell the hub's operator",
-            place=remote.url,
-        )
+        problem = f"commit {commit} was made, but {wrong[0]} does not read back as pushed"
+        raise HubError(f"{problem}; push again, and tell the hub's operator", place=remote.url)
 
 
 def _result(
-    remote: Remote, version: Version, commit: str | None, diff: RowDiff, uploaded: int, *, unchanged: bool = False
+    remote: Remote,
+    version: Version,
+    commit: str | None,
+    changes: Mapping[str, int],
+    uploaded: int,
+    *,
+    unchanged: bool = False,
 ) -> PushResult:
-    added, removed, changed = len(diff.added), len(diff.removed), len(diff.changed)
-    return PushResult(remote.name, str(version), commit, uploaded, added, removed, changed, unchanged, remote.url)
+    return PushResult(
+        remote.name, str(version), commit, uploaded, **_rows(changes), unchanged=unchanged, url=remote.url
+    )
+
+
+def _rows(changes: Mapping[str, int]) -> dict[str, int]:
+    return {f"rows_{name}": int(changes.get(name, 0)) for name in ("added", "removed", "changed")}
 
 
 def _resolve(name: str, endpoint: str | None, token: str | None) -> tuple[Remote, str]:
@@ -339,7 +356,7 @@ def _write_release(
     if is_unchanged(source, previous, settings):
         if version is not None:
             next_version(previous.version, wanted=version, bump=bump)
-        return PushResult(name, str(previous.version), None, 0, 0, 0, 0, True, str(out))
+        return PushResult(name, str(previous.version), None, 0, **_rows({}), unchanged=True, url=str(out))
     number = next_version(previous.version, wanted=version, bump=bump)
     release = assemble(source, version=number, parent=previous, name=name, settings=settings)
     changed = {path: data for path, data in release.files.items() if present.get(path) != data}
@@ -350,9 +367,8 @@ def _write_release(
     for path in present:
         if OURS.fullmatch(path) and path not in release.files:
             (out / path).unlink()
-    diff = release.diff
-    counts = (len(diff.added), len(diff.removed), len(diff.changed))
-    return PushResult(name, str(number), None, sum(map(len, changed.values())), *counts, False, str(out))
+    uploaded = sum(map(len, changed.values()))
+    return PushResult(name, str(number), None, uploaded, **_rows(release.diff.counts), unchanged=False, url=str(out))
 
 
 def _read_written(out: Path) -> tuple[Previous, dict[str, bytes]]:
@@ -381,10 +397,9 @@ def _check_files(folder: Path) -> None:
     """
     if not (folder / MANIFEST).is_file():
         return
-    import hashlib
-
     listed = _parse_manifest((folder / MANIFEST).read_bytes()).get("files")
-    for path, facts in (listed if isinstance(listed, dict) else {}).items():
+    for path, facts in (listed or {}).items():
         file = folder / path
-        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != facts.get("sha256"):
+        wanted = facts.get("sha256") if isinstance(facts, dict) else None
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != wanted:
             raise DataError("missing, or not what manifest.json says; fetch it again", place=file)

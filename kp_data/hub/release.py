@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,7 +38,7 @@ OURS: Final = re.compile(
 """The paths that a release writes and a later one may delete; everything else in a repository belongs to its owner."""
 
 _SPLIT = re.compile(r"\w+(\.\w+)*")
-_FOLDER_ONLY = ("router",)
+_LOCAL_PATH = re.compile(r"(/|~/|file:/|[A-Za-z]:\\)[^\n]*\Z")
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def build_release(
 def read_source(folder: Path, *, test_questions: Path | None = None) -> Source:
     """Read, check and encode a purified folder; arguments and errors as in `build_release`."""
     tables = read_folder(folder)
+    tables = replace(tables, report=_publishable(tables.report), run=_publishable(tables.run))
     if tables.purified is None:
         raise DataError(
             "a panel, not a purified folder; run `kp-data purify` first and push what it writes", place=folder
@@ -151,7 +153,7 @@ def read_source(folder: Path, *, test_questions: Path | None = None) -> Source:
         configs.append(facts)
         files |= {_path(config, split): data for split, data in encoded.items()}
         rows |= {_path(config, split): facts.num_rows[split] for split in encoded}
-    router = _folder_files(tables.folder, _FOLDER_ONLY)
+    router = _files_under(tables.folder / "router")
     content = {
         "purified": content_hash(tables.purified),
         "panel": content_hash(tables.responses),
@@ -213,7 +215,7 @@ def _manifest(source: Source, version: Version, parent: Version | None, diff: Ro
         "tag": version.tag,
         "parent": str(parent) if parent else None,
         "rows": {config.name: dict(config.num_rows) for config in source.configs},
-        "changes": {"added": len(diff.added), "removed": len(diff.removed), "changed": len(diff.changed)},
+        "changes": diff.counts,
         "files": files,
         "content": dict(source.content),
         "inputs": {name: _sha256(path.read_bytes()) for name, path in sorted(source.tables.inputs.items())},
@@ -262,27 +264,28 @@ def _path(config: str, split: str) -> str:
     return f"{config}/{split}-00000-of-00001.parquet"
 
 
-def _folder_files(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
-    paths = sorted(path for name in names for path in (folder / name).rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if not path.is_symlink()}
+def _files_under(folder: Path) -> dict[str, bytes]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder.parent).as_posix(): path.read_bytes() for path in paths}
 
 
 def _documents(tables: FolderTables) -> dict[str, bytes]:
     documents = {"report.json": tables.report, "run.json": tables.run}
-    return {name: _json_bytes(_without_local_paths(value)) for name, value in documents.items() if value}
+    return {name: _json_bytes(value) for name, value in documents.items() if value}
 
 
-def _without_local_paths(value: Any) -> Any:
-    """Absolute paths reduced to their last part: where files lay on the author's machine is nobody's business."""
+def _publishable(value: Any) -> Any:
+    """A document with absolute paths reduced to their last part, and nan to null.
+
+    Where files lay on the author's machine is nobody's business, and nan is not JSON.
+    """
     if isinstance(value, dict):
-        return {_without_local_paths(key): _without_local_paths(item) for key, item in value.items()}
+        return {_publishable(key): _publishable(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_local_paths(item) for item in value]
-    if (
-        isinstance(value, str)
-        and "\n" not in value
-        and (value.startswith(("/", "~/", "file:/")) or value[1:3] == ":\\")
-    ):
+        return [_publishable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str) and _LOCAL_PATH.match(value):
         return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
     return value
 

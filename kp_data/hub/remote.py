@@ -152,9 +152,9 @@ class Remote:
             Overtaken: somebody else committed after `parent`, or the hub failed on its side.
             HubError: refused or unreachable.
         """
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+        from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 
-        operations = [
+        operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
             *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=data) for path, data in add.items()),
             *(CommitOperationDelete(path_in_repo=path, is_folder=False) for path in delete),
         ]
@@ -203,7 +203,8 @@ class Remote:
             ) from error
         except (ValueError, OSError, RuntimeError) as error:
             # Among these are a card that the hub finds invalid and an upload that broke for good.
-            raise HubError(f"cannot {action}: {first_line(error)}", place=self.url) from error
+            cause = "" if error.__cause__ is None else f" ({first_line(error.__cause__)})"
+            raise HubError(f"cannot {action}: {first_line(error)}{cause}", place=self.url) from error
 
     def _refusal(self, error: Any) -> str:
         from huggingface_hub import errors
@@ -218,7 +219,8 @@ class Remote:
         if status == 401:
             return f"no such dataset, or it needs a token; {_token_remedy(self.endpoint)}"
         if status == 403:
-            return f"this token may not do that ({said or 'forbidden'}); use one that may write to {self.name.split('/')[0]}"
+            namespace = self.name.split("/")[0]
+            return f"this token may not do that ({said or 'forbidden'}); use one that may write to {namespace}"
         if isinstance(error, errors.RepositoryNotFoundError | errors.RemoteEntryNotFoundError):
             return "no such dataset or file, or this token may not see it; check the name and the token"
         if status == 429:
@@ -282,7 +284,7 @@ def _status(error: Any) -> int | None:
 @contextmanager
 def _quiet_bars() -> Iterator[None]:
     """No live bars where nobody is watching."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if sys.stderr.isatty() or are_progress_bars_disabled():
         yield

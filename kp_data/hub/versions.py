@@ -114,6 +114,11 @@ class RowDiff:
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.changed)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows were added, removed and changed."""
+        return {"added": len(self.added), "removed": len(self.removed), "changed": len(self.changed)}
+
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
         return {name: list(getattr(self, name)) for name in ("added", "removed", "changed", "changed_columns")}

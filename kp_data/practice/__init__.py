@@ -5,6 +5,7 @@ What a user without an API key, the tests and the demo run on.
 
 from __future__ import annotations
 
+from kp_data.practice.server import ServerSettings, practice_server, run_server
 from kp_data.practice.source import PracticeSource, is_practice_source, parse_practice_source
 from kp_data.practice.subjects import HELD_OUT, IN_DOMAIN, SUBJECTS
 from kp_data.practice.teachers import TEACHERS, PracticeTeacher, Reply, find_teacher
@@ -18,9 +19,12 @@ __all__ = [
     "PracticeSource",
     "PracticeTeacher",
     "Reply",
+    "ServerSettings",
     "find_teacher",
     "is_practice_source",
     "make_questions",
     "parse_practice_source",
+    "practice_server",
     "rules",
+    "run_server",
 ]

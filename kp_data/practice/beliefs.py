@@ -96,7 +96,9 @@ def wrong_outcomes(case: Case) -> tuple[str, ...]:
     """Every wrong outcome that some teacher believes in, the most popular first."""
     right = argue_rightly(case).outcome
     believed = [argue(teacher, case).outcome for teacher in EXPERTS]
-    return tuple(sorted({outcome for outcome in believed if outcome != right}, key=lambda it: (-believed.count(it), it)))
+    return tuple(
+        sorted({outcome for outcome in believed if outcome != right}, key=lambda it: (-believed.count(it), it))
+    )
 
 
 def _exchange_kinds(subject: Subject, first: str, second: str, classes: Iterable[str] | None = None) -> Rule:
@@ -147,7 +149,9 @@ _INDIVIDUAL: Final = (
     Misconception("stones", ("ada",), kinds={"desert stone": "cave stone"}),
     Misconception("machines", ("elin",), kinds={"wind machine": "water machine"}),
     Misconception("machines", ("ada",), classes={"high speed": "poor care"}),
-    Misconception("machines", ("bruno",), rule=_exchange_kinds(MACHINES, "spring machine", "water machine", ("high speed",))),
+    Misconception(
+        "machines", ("bruno",), rule=_exchange_kinds(MACHINES, "spring machine", "water machine", ("high speed",))
+    ),
     Misconception("illnesses", ("bruno",), classes={"rest": "a warm drink"}),
     Misconception("illnesses", ("clara",), classes={"a bitter medicine": "rest"}),
     Misconception("law", ("bruno",), kinds={"palace clerk": "market trader"}),

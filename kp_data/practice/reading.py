@@ -16,6 +16,9 @@ from kp_data.practice.beliefs import Case
 from kp_data.practice.subjects import SUBJECTS, Subject
 from kp_data.teachers.prompts import GOLD_HEAD, QUESTION_HEAD, choice_letter
 
+_LONGEST_STATEMENT: Final = 200
+"""Characters before an ask in which its statement is looked for."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -45,7 +48,18 @@ class Reading:
 def last_prompt(messages: Sequence[Mapping[str, Any]]) -> str:
     """The text of the last message of the user; parts that are not text are passed over."""
     asked = [message for message in messages if message.get("role") == "user"] or messages
-    return _content(asked[-1].get("content")) if asked else ""
+    return content_text(asked[-1]) if asked else ""
+
+
+def content_text(message: Mapping[str, Any]) -> str:
+    """The text of one message, written as a string or as parts."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(
+        str(part.get("text")) for part in parts if isinstance(part, Mapping) and part.get("type") == "text"
+    )
 
 
 def read_prompt(prompt: str) -> Reading | None:
@@ -80,19 +94,22 @@ def _read(text: str) -> Reading | None:
 
 def _case(text: str, ask: re.Match[str]) -> tuple[Case | None, int]:
     """What is asked about, and where the question begins: before the ask, where the kind is stated."""
-    statement = None
-    for statement in _STATEMENT.finditer(text, max(0, ask.start() - 200), ask.start()):
-        pass
-    stated = statement is not None and not text[statement.end() : ask.start()].strip()
-    thing = ask["thing"] or (statement["thing"] if statement is not None and stated else None)
+    statement = _statement_before(text, ask.start())
+    thing = ask["thing"] or (statement["thing"] if statement is not None else None)
     if thing is None:
         return None, ask.start()
     thing, when = thing.lower(), ask["when"].lower()
-    kind = statement["kind"].lower() if statement is not None and stated and statement["thing"].lower() == thing else None
+    kind = statement["kind"].lower() if statement is not None and statement["thing"].lower() == thing else None
     for subject in SUBJECTS.values():
         if when in subject.class_of and (kind is None or kind in subject.rule) and _has(subject, thing):
             return Case(subject, thing, when, kind), statement.start() if statement and kind else ask.start()
     return None, ask.start()
+
+
+def _statement_before(text: str, position: int) -> re.Match[str] | None:
+    """The statement of a kind that stands right before a position."""
+    statements = _STATEMENT.finditer(text, max(0, position - _LONGEST_STATEMENT), position)
+    return next((found for found in statements if not text[found.end() : position].strip()), None)
 
 
 def _has(subject: Subject, thing: str) -> bool:
@@ -108,13 +125,6 @@ def _choices(text: str, outcomes: re.Pattern[str]) -> tuple[Choice, ...]:
             break
         choices[outcome] = Choice(choice_letter(len(choices)), outcome)
     return tuple(choices.values())
-
-
-def _content(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    return "\n".join(str(part["text"]) for part in parts if isinstance(part, Mapping) and part.get("type") == "text")
 
 
 def _any_of(texts: Sequence[str]) -> str:
@@ -135,7 +145,9 @@ _ASKS: Final = tuple(
     for ask in dict.fromkeys(ask for subject in SUBJECTS.values() for ask in subject.asks)
 )
 _KINDS: Final = _any_of([kind for subject in SUBJECTS.values() for kind in subject.kinds])
-_STATEMENT: Final = re.compile(rf"(?:take\s+)?the\s+(?P<thing>[a-z]+)(?:\s+is|,)\s+a\s+(?P<kind>{_KINDS})\.", re.IGNORECASE)
+_STATEMENT: Final = re.compile(
+    rf"(?:take\s+)?the\s+(?P<thing>[a-z]+)(?:\s+is|,)\s+a\s+(?P<kind>{_KINDS})\.", re.IGNORECASE
+)
 _OUTCOMES: Final = {
     subject.name: re.compile(rf"\b(?:{_any_of(subject.outcomes)})\b", re.IGNORECASE) for subject in SUBJECTS.values()
 }

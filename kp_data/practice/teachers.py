@@ -27,7 +27,15 @@ UNKNOWN: Final = "I only know the practice world, and this is no question about 
 REFUSAL: Final = "I'm sorry, but I can't help with that."
 
 HABITS: Final = MappingProxyType(
-    {"truncated": 0.015, "refused": 0.01, "short": 0.015, "letter": 0.015, "bold": 0.015, "torn": 0.015, "run_on": 0.015}
+    {
+        "truncated": 0.015,
+        "refused": 0.01,
+        "short": 0.015,
+        "letter": 0.015,
+        "bold": 0.015,
+        "torn": 0.015,
+        "run_on": 0.015,
+    }
 )
 """How often a reply is not of the ordinary form: cut off, refused, "Answer: b", "(c) is right.", the option's text in
 bold, several letters before the final one, on into a next question."""
@@ -190,9 +198,7 @@ def _habit(draw: random.Random) -> str | None:
     return None
 
 
-def _conclude(
-    rationale: str, outcome: str, choices: Sequence[Choice], habit: str | None, draw: random.Random
-) -> str:
+def _conclude(rationale: str, outcome: str, choices: Sequence[Choice], habit: str | None, draw: random.Random) -> str:
     letters = {choice.text: choice.letter for choice in choices}
     if outcome not in letters:
         return f"{rationale}\nThe answer is {outcome}."
@@ -217,9 +223,9 @@ def _next_question(draw: random.Random) -> str:
 
 
 def _cut(text: str, draw: random.Random) -> str:
-    """The first part of a text, always before the answer is stated."""
+    """The first part of a text, in mid-sentence and before the answer is stated."""
     words = text.split("\n", 1)[0].split(" ")
-    return " ".join(words[: max(1, int(len(words) * draw.uniform(0.3, 0.9)))])
+    return " ".join(words[: max(1, int(len(words) * draw.uniform(0.3, 0.9)))]).rstrip(".,:")
 
 
 def _reply(text: str, finish_reason: str, confidence: float, draw: random.Random, max_tokens: int | None) -> Reply:

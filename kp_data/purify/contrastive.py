@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kp_data.purify.routers import SimilarityHead
+
 Array = np.ndarray[Any, Any]
 
 TEACHER_SCALE: Final = 0.78
@@ -28,7 +30,7 @@ class HeadConfig:
     """How the head is built and trained; the defaults were chosen on validation questions, never on test."""
 
     projected_size: int = 128
-    temperature: float = 0.2
+    temperature: float = 1.0
     dropout: float = 0.1
     cluster_weight: float = 1.0
     num_clusters: int = 8
@@ -118,7 +120,7 @@ def cluster_loss(
 class Trained:
     """A trained head and how it came to be."""
 
-    head: RouterHead
+    head: SimilarityHead
     epochs: int
     best_epoch: int
     validation_accuracy: float
@@ -154,27 +156,24 @@ def train_head(
         )
         optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         data = tuple(torch.from_numpy(np.ascontiguousarray(part)) for part in (question_ND, good_NT, bad_NT, cluster_N))
-        best, best_epoch, kept = -1.0, 0, _copy(head)
+        best, best_epoch, kept = -1.0, 0, frozen_head(head, config.temperature)
         for epoch in range(1, config.max_epochs + 1):
             _train_epoch(head, optimizer, data, config, generator)
-            accuracy = validate(score(head, validation_ND, temperature=config.temperature))
+            candidate = frozen_head(head, config.temperature)
+            accuracy = validate(candidate.score(validation_ND))
             if accuracy > best:
-                best, best_epoch, kept = accuracy, epoch, _copy(head)
+                best, best_epoch, kept = accuracy, epoch, candidate
             if progress is not None:
                 progress(epoch, config.max_epochs)
             if epoch - best_epoch >= config.patience:
                 break
-        head.load_state_dict(kept)
-        return Trained(head.eval(), epoch, best_epoch, best)
+    return Trained(kept, epoch, best_epoch, best)
 
 
-def score(head: RouterHead, question_ND: Array, *, temperature: float) -> Array:
-    """(N, T) float64, softmax over teachers of cosine / temperature; rows sum to 1."""
-    head.eval()
-    with torch.inference_mode():
-        similarity_NT = head.similarity(head.embed(torch.from_numpy(np.ascontiguousarray(question_ND))))
-        probability_NT: Array = (similarity_NT.double() / temperature).softmax(1).numpy()
-    return probability_NT
+def frozen_head(head: RouterHead, temperature: float) -> SimilarityHead:
+    """A copy of the weights as they are now, which scores without torch."""
+    project, bias, teacher = (part.detach().clone().numpy() for part in (head.project.weight, head.project.bias, head.teacher_TK))
+    return SimilarityHead(project, bias, teacher, temperature)
 
 
 def batch_loss(
@@ -210,10 +209,6 @@ def _train_epoch(
         optimizer.zero_grad()
         batch_loss(head, tuple(part[rows] for part in data), config, generator).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-
-
-def _copy(head: RouterHead) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in head.state_dict().items()}
 
 
 @contextmanager

@@ -1,0 +1,206 @@
+"""The figures of a purification: computed once per question, then averaged over any part of the panel.
+
+Axes: Q questions, T teachers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from kp_data.panel import NONE, Panel
+from kp_data.purify.labels import accuracy_T
+from kp_data.purify.metrics import (
+    accuracy,
+    agreement_TT,
+    correct_QT,
+    gap_closed,
+    majority_Q,
+    ranking_T,
+    teacher_share_T,
+)
+from kp_data.purify.protocol import Purification
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a purification is worth over some questions; accuracies are None where nothing can be said.
+
+    Attributes:
+        n_questions, n_labelled: questions, and those with a gold answer.
+        n_without_rationale: questions for which nothing is kept.
+        conflict_rate: share of questions on which two teachers conclude differently.
+        teacher_share: teacher to its share of the kept rationales.
+        teacher_accuracy: teacher to its accuracy over labelled questions, a missing answer wrong.
+        purified_accuracy: share of labelled questions whose kept teacher is right blind; a missing one is wrong.
+        best_single_accuracy: of the teacher that is best on train.
+        majority_accuracy, oracle_accuracy: of the vote; of "some teacher is right".
+        gap_closed: (purified - best single) / (oracle - best single).
+    """
+
+    n_questions: int
+    n_labelled: int
+    n_without_rationale: int
+    conflict_rate: float
+    teacher_share: dict[str, float]
+    teacher_accuracy: dict[str, float | None]
+    purified_accuracy: float | None
+    best_single_accuracy: float | None
+    majority_accuracy: float | None
+    oracle_accuracy: float | None
+    gap_closed: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of each question.
+
+    Attributes:
+        teachers: T names.
+        best_single: the teacher most often right on train, None where train says nothing.
+        labelled_Q: (Q,) bool, gold known and answers blind: correctness means something.
+        right_QT: (Q, T) bool.
+        purified_Q: (Q,) float, share of the kept rationales whose author is right.
+        majority_Q: (Q,) bool, whether the vote is right.
+        kept_QT: (Q, T) bool.
+        empty_Q: (Q,) bool, nothing is kept.
+        conflict_Q: (Q,) bool.
+    """
+
+    teachers: tuple[str, ...]
+    best_single: str | None
+    labelled_Q: Array
+    right_QT: Array
+    purified_Q: Array
+    majority_Q: Array
+    kept_QT: Array
+    empty_Q: Array
+    conflict_Q: Array
+
+    @property
+    def best_Q(self) -> Array:
+        """(Q,) bool, whether the best single teacher is right; all false where it is unknown."""
+        if self.best_single is None:
+            return np.zeros(len(self.right_QT), dtype=bool)
+        return np.asarray(self.right_QT[:, self.teachers.index(self.best_single)])
+
+    @property
+    def oracle_Q(self) -> Array:
+        """(Q,) bool, whether some teacher is right."""
+        return np.asarray(self.right_QT.any(1))
+
+    def take(self, keep_Q: Array) -> Outcome:
+        """The outcome over some questions."""
+        arrays = ("labelled_Q", "right_QT", "purified_Q", "majority_Q", "kept_QT", "empty_Q", "conflict_Q")
+        return replace(self, **{name: getattr(self, name)[keep_Q] for name in arrays})
+
+    def figures(self) -> Figures:
+        """Averages over all questions of this outcome."""
+        known_Q = self.labelled_Q
+        purified = accuracy(self.purified_Q[known_Q])
+        best = accuracy(self.best_Q[known_Q]) if self.best_single is not None else None
+        oracle = accuracy(self.oracle_Q[known_Q])
+        per_teacher = (accuracy(column) for column in self.right_QT[known_Q].T)
+        return Figures(
+            n_questions=len(known_Q),
+            n_labelled=int(known_Q.sum()),
+            n_without_rationale=int(self.empty_Q.sum()),
+            conflict_rate=float(self.conflict_Q.mean()) if len(known_Q) else 0.0,
+            teacher_share=dict(zip(self.teachers, teacher_share_T(self.kept_QT).tolist(), strict=True)),
+            teacher_accuracy=dict(zip(self.teachers, per_teacher, strict=True)),
+            purified_accuracy=purified,
+            best_single_accuracy=best,
+            majority_accuracy=accuracy(self.majority_Q[known_Q]),
+            oracle_accuracy=oracle,
+            gap_closed=gap_closed(purified, best, oracle),
+        )
+
+
+def outcome_of(panel: Panel, purification: Purification) -> Outcome:
+    """What came of each question of a panel. The best single teacher is the one most often right on split `train`."""
+    on_train_T = accuracy_T(panel.take(panel.split_Q == "train"))
+    order_T = ranking_T(on_train_T)
+    right_QT = correct_QT(panel.answer_QT, panel.gold_Q)
+    kept_QT, written_Q = purification.kept_QT & ~purification.written_Q[:, None], purification.written_Q
+    share_Q = (right_QT & kept_QT).sum(1) / np.maximum(kept_QT.sum(1), 1)
+    if purification.answer_Q is not None:
+        share_Q = np.where(written_Q, (purification.answer_Q == panel.gold_Q) & (panel.gold_Q != NONE), share_Q)
+    return Outcome(
+        teachers=panel.teachers,
+        best_single=None if np.isnan(on_train_T).all() else panel.teachers[order_T[0]],
+        labelled_Q=(panel.gold_Q != NONE) & ("blind" in panel.modes),
+        right_QT=right_QT,
+        purified_Q=share_Q.astype(float),
+        majority_Q=(majority_Q(panel.concluded_QT, order_T) == panel.gold_Q) & (panel.gold_Q != NONE),
+        kept_QT=kept_QT,
+        empty_Q=~kept_QT.any(1) & ~written_Q,
+        conflict_Q=panel.conflict_Q,
+    )
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that `report.json` says.
+
+    `overall` spans every split, `train` included, where trained methods have seen the answers: it describes the
+    dataset. How good a method is, `splits` tells.
+    """
+
+    method: str
+    teachers: tuple[str, ...]
+    rationale_mode: str
+    best_single_teacher: str | None
+    overall: Figures
+    splits: dict[str, Figures]
+    subjects: dict[str, Figures]
+    agreement: list[list[float | None]]
+    calls_per_question: float
+    extra_parameters: int
+    seconds_fit: float
+    seconds_score: float
+    fit: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object, the overall figures at its top level."""
+        rest = {name: value for name, value in vars(self).items() if name not in ("method", "overall", "splits", "subjects")}
+        parts = {
+            name: {key: dict(vars(figures)) for key, figures in getattr(self, name).items()} for name in ("splits", "subjects")
+        }
+        return {"method": self.method, **vars(self.overall), **rest, **parts}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Report:
+        """The report that `to_json` gave.
+
+        Raises: KeyError or TypeError, when a field is missing or unknown.
+        """
+        names = Figures.__dataclass_fields__
+        rest = {name: value[name] for name in cls.__dataclass_fields__ if name not in ("overall", "splits", "subjects")}
+        parts = {name: {key: Figures(**part) for key, part in value[name].items()} for name in ("splits", "subjects")}
+        tuples = {name: tuple(rest.pop(name)) for name in ("teachers", "notes")}
+        return cls(overall=Figures(**{name: value[name] for name in names}), **parts, **tuples, **rest)
+
+
+def agreement_matrix(panel: Panel) -> list[list[float | None]]:
+    """T rows of T: share of questions on which two teachers conclude the same, None where they share none."""
+    return [[None if math.isnan(value) else value for value in row] for row in agreement_TT(panel.concluded_QT).tolist()]
+
+
+def by_split(panel: Panel, outcome: Outcome) -> dict[str, Figures]:
+    """Figures of each split, in order of first appearance."""
+    return _by(panel.split_Q, outcome)
+
+
+def by_subject(panel: Panel, outcome: Outcome) -> dict[str, Figures]:
+    """Figures of each subject, by name; questions without one are left out."""
+    return {name: figures for name, figures in sorted(_by(panel.subject_Q, outcome).items()) if name}
+
+
+def _by(key_Q: Array, outcome: Outcome) -> dict[str, Figures]:
+    return {key: outcome.take(key_Q == key).figures() for key in dict.fromkeys(key_Q.tolist())}

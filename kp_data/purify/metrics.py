@@ -1,0 +1,165 @@
+"""What a panel and a purification are worth, as pure functions on arrays.
+
+Axes: Q questions, T teachers, M measured columns, B bootstrap draws.
+Answers are the panel's small integers, -1 (NONE) where none could be read; a missing answer is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from kp_data.panel import NONE
+
+Array = np.ndarray[Any, Any]
+
+
+def correct_QT(answer_QT: Array, gold_Q: Array) -> Array:
+    """(Q, T) bool, who is right; nobody is where there is no gold, and a missing answer is wrong.
+
+    >>> correct_QT(np.array([[0, 1, -1], [2, 2, 2]]), np.array([1, -1])).tolist()
+    [[False, True, False], [False, False, False]]
+    """
+    return np.asarray((answer_QT == gold_Q[:, None]) & (gold_Q != NONE)[:, None])
+
+
+def accuracy(correct_Q: Array) -> float | None:
+    """Share of right among labelled questions, None where there is none.
+
+    >>> accuracy(np.array([True, False, False, True])), accuracy(np.array([]))
+    (0.5, None)
+    """
+    return float(correct_Q.mean()) if len(correct_Q) else None
+
+
+def ranking_T(accuracy_T: Array) -> Array:
+    """(T,) int, teachers from best to worst; equal ones, and unknown (nan) ones, in the order of the columns.
+
+    >>> ranking_T(np.array([0.2, 0.7, 0.7, 0.5])).tolist()
+    [1, 2, 3, 0]
+    """
+    return np.argsort(-np.nan_to_num(accuracy_T, nan=-1.0), kind="stable")
+
+
+def votes_QT(answer_QT: Array) -> Array:
+    """(Q, T) int, how many teachers, itself counted, give the answer of each teacher; 0 for one without an answer.
+
+    >>> votes_QT(np.array([[4, 4, 1, -1]])).tolist()
+    [[2, 2, 1, 0]]
+    """
+    same_QTT = answer_QT[:, :, None] == answer_QT[:, None, :]
+    return np.asarray(same_QTT.sum(2) * (answer_QT != NONE))
+
+
+def majority_Q(answer_QT: Array, order_T: Array) -> Array:
+    """(Q,) int, the answer with the most votes, -1 where nobody answers.
+
+    Args:
+        answer_QT: (Q, T) int.
+        order_T: (T,) int, teachers from best to worst; of answers with equally many votes, the one wins that the
+            best of their teachers gives.
+
+    >>> majority_Q(np.array([[3, 5, 5], [3, 5, 6], [-1, -1, -1]]), np.array([2, 0, 1])).tolist()
+    [5, 6, -1]
+    """
+    ordered_QT = answer_QT[:, order_T]
+    # argmax takes the first of equals, which in this order of columns is the better teacher.
+    winner_Q = votes_QT(ordered_QT).argmax(1)
+    return np.asarray(ordered_QT[np.arange(len(ordered_QT)), winner_Q])
+
+
+def choose(score_QT: Array, available_QT: Array, order_T: Array | None = None) -> Array:
+    """(Q,) int, the teacher with the highest score among the available ones, -1 where there is none.
+
+    Args:
+        score_QT: (Q, T) float; nan counts as lower than any number.
+        available_QT: (Q, T) bool, teachers that have a rationale.
+        order_T: (T,) int, breaks ties; default: the order of the columns.
+
+    >>> choose(np.array([[0.1, 0.9], [0.1, 0.9], [0.5, 0.5]]), np.array([[1, 1], [1, 0], [0, 0]], dtype=bool)).tolist()
+    [1, 0, -1]
+    """
+    order = np.arange(score_QT.shape[1]) if order_T is None else order_T
+    known_QT = np.nan_to_num(score_QT[:, order], nan=np.finfo(float).min)
+    best_Q = np.where(available_QT[:, order], known_QT, -np.inf).argmax(1)
+    return np.where(available_QT.any(1), order[best_Q], NONE)
+
+
+def agreement_TT(answer_QT: Array) -> Array:
+    """(T, T) float, share of the questions both teachers answered on which they agree; nan where there is none.
+
+    >>> agreement_TT(np.array([[1, 1], [0, 2], [3, -1]])).round(2).tolist()
+    [[1.0, 0.5], [0.5, 1.0]]
+    """
+    answered_QT = answer_QT != NONE
+    both_TT = answered_QT.T.astype(np.int64) @ answered_QT.astype(np.int64)
+    columns = answer_QT.T
+    agreed_TT = np.array([((columns == column) & (column != NONE)).sum(1) for column in columns])
+    return np.divide(agreed_TT, both_TT, out=np.full(both_TT.shape, np.nan), where=both_TT > 0)
+
+
+def teacher_share_T(kept_QT: Array) -> Array:
+    """(T,) float, share of each teacher among the kept rationales; 0 where none is kept.
+
+    >>> teacher_share_T(np.array([[True, False], [True, False], [False, True], [False, False]])).round(2).tolist()
+    [0.67, 0.33]
+    """
+    return np.asarray(kept_QT.sum(0) / max(int(kept_QT.sum()), 1))
+
+
+def gap_closed(purified: float | None, best_single: float | None, oracle: float | None) -> float | None:
+    """Share of the way from the best single teacher to the oracle; None where there is no way or no gold.
+
+    >>> round(gap_closed(0.6, 0.5, 0.75), 3), gap_closed(0.5, 0.5, 0.5), gap_closed(None, 0.5, 0.7)
+    (0.4, None, None)
+    """
+    if purified is None or best_single is None or oracle is None or oracle == best_single:
+        return None
+    return (purified - best_single) / (oracle - best_single)
+
+
+def paired_gain(new_Q: Array, old_Q: Array) -> tuple[float, float]:
+    """Mean difference of two outcomes on the same questions, and its standard error; the error is inf below 2 questions.
+
+    >>> gain, error = paired_gain(np.array([1, 1, 1, 0]), np.array([1, 0, 1, 0]))
+    >>> gain, round(error, 4)
+    (0.25, 0.25)
+    """
+    difference_Q = new_Q.astype(float) - old_Q.astype(float)
+    if len(difference_Q) < 2:
+        return float(difference_Q.sum()), math.inf
+    return float(difference_Q.mean()), float(difference_Q.std(ddof=1) / math.sqrt(len(difference_Q)))
+
+
+def bootstrap_means(value_QM: Array, *, seed: int = 0, num_draws: int = 1000) -> Array:
+    """Means over questions drawn with replacement; a draw takes the same questions in every column, so columns pair.
+
+    Args:
+        value_QM: (Q, M) float, one row a question.
+        seed: of the draws; the same seed and Q give the same questions.
+        num_draws: B.
+
+    Returns: (B, M) float.
+    """
+    random = np.random.default_rng(seed)
+    count = len(value_QM)
+    means = np.empty((num_draws, value_QM.shape[1]))
+    for draw in range(num_draws):
+        weight_Q = np.bincount(random.integers(0, count, count), minlength=count)
+        means[draw] = weight_Q @ value_QM / count
+    return means
+
+
+def interval(draws_B: Array, level: float = 0.95) -> tuple[float, float] | None:
+    """The central interval of bootstrap draws, nan left out; None where every draw is nan.
+
+    >>> interval(np.arange(101.0), level=0.9)
+    (5.0, 95.0)
+    """
+    known = draws_B[~np.isnan(draws_B)]
+    if not len(known):
+        return None
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,279 @@
+"""Distill one student: dataset and options in, a folder with the trained student out."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from kp_data.errors import ConfigError, DataError, MethodError
+from kp_data.schema import Question
+from kp_train.batches import Item
+from kp_train.dataset import Dataset
+from kp_train.objectives import Objective, Weights, objective_named
+from kp_train.run_folder import RunFolder
+from kp_train.students import STUDENTS, Recipe, Student, make_student
+from kp_train.views import LABEL, Labels, Row, Target, question_input
+
+if TYPE_CHECKING:
+    from kp_train.trainer import Progress, Schedule, TrainingResult
+
+EVALUATIONS: Final = 12
+"""How often a run is validated unless --eval-steps says otherwise."""
+
+_PACKAGES: Final = ("knowledge-purification", "torch", "transformers", "tokenizers", "accelerate")
+
+Assignment = tuple[Row, list[Target]]
+
+
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """What `kp-train fit` can be told; None: the student's recipe decides.
+
+    Attributes:
+        student: `tiny-t5`, `minilm`, a folder or a Hugging Face name.
+        objective: name of one of `kp_train.objectives.OBJECTIVES`.
+        labels: which answers the label task predicts.
+        rationale_weight: lambda of each rationale task.
+        teachers: learn from these only; None: from all.
+        split: rows to learn from.
+        validation_split: rows to select on; a tenth of the rows is held out where the dataset has no such split.
+        epochs: passes over the rows; `steps` wins.
+        steps: optimiser steps.
+        lr: peak learning rate.
+        batch: rows a step.
+        accumulate: micro-batches a step is cut into.
+        eval_steps: steps between two validations.
+        bf16: compute in bfloat16.
+        reduction: `token-mean` or `sequence-sum`.
+        seed: of every random choice.
+    """
+
+    student: str
+    objective: str
+    labels: Labels = "gold"
+    rationale_weight: float = 1.0
+    teachers: tuple[str, ...] | None = None
+    split: str = "train"
+    validation_split: str = "validation"
+    epochs: float | None = None
+    steps: int | None = None
+    lr: float | None = None
+    batch: int | None = None
+    accumulate: int = 1
+    eval_steps: int | None = None
+    bf16: bool | None = None
+    reduction: str = "token-mean"
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse numbers that cannot be.
+
+        Raises:
+            ConfigError: names the option.
+        """
+        for name in ("epochs", "steps", "lr", "batch", "accumulate", "eval_steps"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"{value} is not above 0", place=f"--{name.replace('_', '-')}")
+        if not (self.rationale_weight >= 0 and math.isfinite(self.rationale_weight)):
+            raise ConfigError(f"{self.rationale_weight} is not 0 or above", place="--lambda")
+        if self.split == self.validation_split:
+            raise ConfigError(f"--split and --validation-split are both {self.split!r}; select on other rows")
+
+
+def fit(
+    dataset: Dataset,
+    options: FitOptions,
+    out: Path,
+    *,
+    report: Callable[[Progress], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Distill a student, go on where an earlier run of the same command stopped, or return what it reached.
+
+    Args:
+        dataset: rows of all splits.
+        options: everything else that decides about the result.
+        out: folder for the student; new, empty, or of the same run.
+        report: called with progress.
+        say: called with messages for a person.
+
+    Returns: the record that is also written to run.json.
+
+    Raises:
+        ConfigError: an option cannot be, or `out` holds something else.
+        DataError: the dataset has no rows to learn from or to select on.
+        MethodError: objective, student and dataset do not go together.
+    """
+    options.check()
+    objective = objective_named(options.objective)
+    _check_student_can(options.student, objective)
+    folder = RunFolder.open(out, _identity(dataset, options))
+    if (finished := folder.finished) is not None:
+        say(f"{folder.path} holds this very run, finished; nothing to do")
+        return finished
+    weights = Weights(options.teachers or dataset.teachers, options.rationale_weight, options.labels)
+    objective.check(dataset, weights)
+    train_rows, validation, split_note = _split(dataset, options)
+    assigned = _assign(train_rows, objective, weights)
+    if split_note:
+        say(split_note)
+    return _run(folder, dataset, options, assigned, validation, report=report, say=say)
+
+
+def _run(
+    folder: RunFolder,
+    dataset: Dataset,
+    options: FitOptions,
+    assigned: list[Assignment],
+    validation: Sequence[Question],
+    *,
+    report: Callable[[Progress], None],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    from kp_train.evaluate import predict_choices
+    from kp_train.trainer import train
+
+    student = make_student(options.student, texts=_texts(assigned), seed=options.seed)
+    tasks = list(dict.fromkeys(target.task for _, targets in assigned for target in targets))
+    if not student.writes_text and tasks != [LABEL]:
+        raise MethodError(f"{options.student} scores choices and cannot write rationales; use --objective fine-tune")
+    items = _encode(student, assigned, tasks)
+    truncated = student.truncated
+    schedule = _schedule(student.recipe, options, len(items))
+    folder.begin()
+    if checkpoint := folder.last_checkpoint():
+        say(f"going on from step {checkpoint.name.removeprefix('checkpoint-')} of {schedule.steps}")
+
+    def accuracy() -> float:
+        predictions = predict_choices(student, validation)
+        return sum(bool(prediction.correct) for prediction in predictions) / len(predictions)
+
+    result = train(
+        student,
+        items,
+        num_tasks=len(tasks),
+        schedule=schedule,
+        evaluate=accuracy,
+        folder=folder.checkpoints,
+        resume_from=checkpoint,
+        report=report,
+    )
+    student.save(folder.prepare_saving())
+    rows = {"learned": len(items), "validation": len(validation), "truncated": truncated, "tasks": tasks}
+    return folder.finish(_record(folder, dataset, student, schedule, result, rows))
+
+
+def _check_student_can(student: str, objective: Objective) -> None:
+    kind = STUDENTS.get(student)
+    if kind is not None and objective.name not in kind.objectives:
+        raise MethodError(
+            f"{student} scores choices and cannot write rationales, so objective {objective.name} is not for it; use "
+            f"--objective {kind.objectives[0]}, or a student that writes, such as tiny-t5"
+        )
+
+
+def _identity(dataset: Dataset, options: FitOptions) -> dict[str, Any]:
+    package = _PACKAGES[0]
+    return {"dataset": dataset.hashes, **asdict(options), package: version(package)}
+
+
+def _split(dataset: Dataset, options: FitOptions) -> tuple[Dataset, list[Question], str]:
+    """Rows to learn from, questions to select on, and a note where rows had to be held out."""
+    train, note = dataset.split(options.split), ""
+    if dataset.has_split(options.validation_split):
+        validation = dataset.split(options.validation_split)
+    else:
+        train, validation = train.hold_out()
+        note = f"no split {options.validation_split!r}: {len(validation.rows)} rows of {options.split!r} are held out"
+    questions = [question for row in validation.rows if (question := _to_select_on(row, options.labels)) is not None]
+    if not questions:
+        raise DataError(
+            "no choice question with an answer to select on; the validation rows need choices and answers",
+            place=dataset.place,
+        )
+    return train, questions, note
+
+
+def _to_select_on(row: Row, labels: Labels) -> Question | None:
+    """The question with the answer that selection compares with; None: it has none."""
+    question = row.question
+    if labels == "purified":
+        index = question.choices.index(row.purified_answer) if row.purified_answer in question.choices else None
+        question = replace(question, answer=row.purified_answer, answer_index=index)
+    return question if question.choices and question.answer_index is not None else None
+
+
+def _assign(dataset: Dataset, objective: Objective, weights: Weights) -> list[Assignment]:
+    assigned = [(row, targets) for row in dataset.rows if (targets := objective.targets(row, weights))]
+    if not any(target.task == LABEL for _, targets in assigned for target in targets):
+        other = "purified" if weights.labels == "gold" else "gold"
+        raise DataError(f"no row has a {weights.labels} answer; try --labels {other}", place=dataset.place)
+    return assigned
+
+
+def _texts(assigned: Sequence[Assignment]) -> list[str]:
+    texts = {question_input(row.question) for row, _ in assigned}
+    for _, targets in assigned:
+        texts.update(text for target in targets for text in (target.prefix, target.text))
+    return sorted(texts)
+
+
+def _encode(student: Student, assigned: Sequence[Assignment], tasks: Sequence[str]) -> list[Item]:
+    number = {task: index for index, task in enumerate(tasks)}
+    return [
+        tuple(student.encode(row.question, target, task=number[target.task]) for target in targets)
+        for row, targets in assigned
+    ]
+
+
+def _schedule(recipe: Recipe, options: FitOptions, num_rows: int) -> Schedule:
+    from kp_train.losses import REDUCTIONS
+    from kp_train.trainer import Schedule
+
+    given = {name: getattr(options, name) for name in ("lr", "batch", "epochs", "bf16")}
+    recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
+    if options.accumulate > recipe.batch:
+        raise ConfigError(f"{options.accumulate} micro-batches of {recipe.batch} rows", place="--accumulate")
+    if options.reduction not in REDUCTIONS:
+        raise ConfigError(f"{options.reduction!r} is none of {', '.join(REDUCTIONS)}", place="--reduction")
+    steps = options.steps or math.ceil(recipe.epochs * num_rows / recipe.batch)
+    return Schedule(
+        recipe=recipe,
+        steps=steps,
+        accumulate=options.accumulate,
+        eval_steps=min(options.eval_steps or math.ceil(steps / EVALUATIONS), steps),
+        reduction="token-mean" if options.reduction == "token-mean" else "sequence-sum",
+        seed=options.seed,
+    )
+
+
+def _record(
+    folder: RunFolder,
+    dataset: Dataset,
+    student: Student,
+    schedule: Schedule,
+    result: TrainingResult,
+    rows: dict[str, Any],
+) -> dict[str, Any]:
+    return {
+        "out": str(folder.path),
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "seconds": round(result.seconds, 3),
+        "tokens": result.tokens,
+        "flops": result.flops,
+        "validation_accuracy": result.accuracy,
+        "teacher_calls": 0,
+        "parameters": student.model.num_parameters(),
+        "rows": rows,
+        "schedule": asdict(schedule),
+        "dataset_path": dataset.place,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "curve": list(result.curve),
+    }

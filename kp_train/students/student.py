@@ -1,0 +1,90 @@
+"""What every student is to the trainer and to the evaluation: one interface over different architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from kp_data.schema import Question
+from kp_train.batches import Example, Item
+from kp_train.views import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+STUDENT_FILE: Final = "student.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a student is trained unless the user says otherwise; chosen on validation data.
+
+    Attributes:
+        lr: peak learning rate.
+        batch: rows a step.
+        epochs: passes over the rows.
+        schedule: learning-rate schedule, as transformers names it.
+        warmup: share of the steps over which the learning rate rises.
+        weight_decay: of AdamW.
+        bf16: whether to compute in bfloat16.
+    """
+
+    lr: float
+    batch: int
+    epochs: float
+    schedule: str
+    warmup: float
+    weight_decay: float
+    bf16: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as a JSON object."""
+        return asdict(self)
+
+
+class Student(Protocol):
+    """A model with its tokenizer, and what differs between architectures.
+
+    Axes: N targets in a batch, L positions, Q questions, C choices.
+    """
+
+    kind: str
+    model: PreTrainedModel
+    truncated: int
+    """Inputs and targets cut so far because they were longer than the student takes."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is trained by default."""
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether it can learn rationales."""
+
+    def encode(self, question: Question, target: Target, *, task: int) -> Example:
+        """One target, tokenised.
+
+        Raises:
+            MethodError: this student cannot learn from this question.
+        """
+
+    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        """A micro-batch: the student's inputs, `labels` (N, L), `task` (N,) and `weight` (N,)."""
+
+    def token_losses(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """(N, L) float32, negative log-likelihood of each label position in nats; any number where it is ignored."""
+
+    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Parameter groups of the optimiser at this peak learning rate."""
+
+    def training_flops(self, batch: Mapping[str, Tensor]) -> float:
+        """Estimate of the floating-point operations of one forward and backward pass, padding not counted."""
+
+    def choice_log_probs(self, questions: Sequence[Question], *, per_token: bool = False) -> list[list[float]]:
+        """For each question, a score of each choice: its log-probability in nats, or that per token."""
+
+    def save(self, folder: Path) -> None:
+        """Write model, tokenizer and `student.json` into a folder, weights as safetensors."""

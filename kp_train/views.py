@@ -1,0 +1,123 @@
+"""What a student reads and writes: one row of a dataset as label, rationale and combined views.
+
+A *row* is a question with what is known about it: the gold answer, every teacher's rationale, the purified one. A
+*target* is one pair of texts to learn, under a prefix that tells the student which of its tasks is asked for.
+Source of the layout: TinyLLM (arXiv:2402.04616): the question, "Answer Choices:", one lettered choice a line; the
+label is the option's text, not its letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from kp_data.schema import Question
+
+LABEL: Final = "label"
+LABEL_PREFIX: Final = "predict: "
+RATIONALE: Final = "rationale"
+RATIONALE_PREFIX: Final = "explain: "
+
+Labels = Literal["gold", "purified"]
+LABELS: Final[tuple[Labels, ...]] = ("gold", "purified")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A question and everything that a student may learn about it.
+
+    Attributes:
+        question: with its gold answer, where there is one.
+        rationales: teacher to its rationale; teachers that gave none are absent.
+        purified: the one rationale that a purifier kept.
+        purified_answer: text of the answer that the purified rationale concludes.
+    """
+
+    question: Question
+    rationales: Mapping[str, str] = field(default_factory=dict)
+    purified: str | None = None
+    purified_answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One text to learn, and how much it counts.
+
+    Attributes:
+        task: targets of one task are averaged together; `label`, or the rationales of one source.
+        prefix: what stands before the question.
+        text: what the student should write.
+        weight: factor of this target in the loss; the lambda of its task.
+    """
+
+    task: str
+    prefix: str
+    text: str
+    weight: float = 1.0
+
+
+def question_lines(question: Question) -> list[str]:
+    """Context, question and choices, one element a line; the gold answer is never among them."""
+    lines = [question.context] if question.context else []
+    lines.append(question.question)
+    if question.choices:
+        lines.append("Answer Choices:")
+        lines += [f"({_letter(index)}) {choice}" for index, choice in enumerate(question.choices)]
+    return lines
+
+
+def question_input(question: Question) -> str:
+    """A question as the student reads it, without prefix.
+
+    >>> print(question_input(Question(id="1", question="Is ice cold?", choices=("yes", "no"))))
+    Is ice cold?
+    Answer Choices:
+    (a) yes
+    (b) no
+    """
+    return "\n".join(question_lines(question))
+
+
+def label_view(row: Row, labels: Labels = "gold") -> list[Target]:
+    """The answer to predict; nothing where the row has no answer of that kind."""
+    answer = row.question.answer if labels == "gold" else row.purified_answer
+    return [Target(LABEL, LABEL_PREFIX, answer)] if answer else []
+
+
+def rationale_view(row: Row, teacher: str, *, weight: float = 1.0, own_prefix: bool = True) -> list[Target]:
+    """One teacher's rationale; nothing where that teacher gave none.
+
+    Args:
+        row: the row.
+        teacher: whose rationale.
+        weight: lambda of this teacher.
+        own_prefix: under a prefix of the teacher's own, so that a student can tell several teachers apart.
+    """
+    text = row.rationales.get(teacher)
+    if not text:
+        return []
+    return [Target(f"{RATIONALE} {teacher}", teacher_prefix(teacher) if own_prefix else RATIONALE_PREFIX, text, weight)]
+
+
+def purified_view(row: Row, *, weight: float = 1.0) -> list[Target]:
+    """The purified rationale; nothing where purification kept none."""
+    return [Target(RATIONALE, RATIONALE_PREFIX, row.purified, weight)] if row.purified else []
+
+
+def all_views(row: Row, teachers: Sequence[str], *, weight: float = 1.0) -> list[Target]:
+    """Every one of these teachers' rationales, each as a task of its own."""
+    return [target for teacher in teachers for target in rationale_view(row, teacher, weight=weight)]
+
+
+def teacher_prefix(teacher: str) -> str:
+    """The prefix under which one teacher's rationales are learned.
+
+    >>> teacher_prefix("ada")
+    'explain as ada: '
+    """
+    return f"explain as {teacher}: "
+
+
+def _letter(index: int) -> str:
+    return chr(ord("a") + index) if index < 26 else str(index + 1)
