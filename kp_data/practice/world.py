@@ -8,7 +8,6 @@ cores of the named things are used up, generated names follow, with facts of the
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -164,8 +163,3 @@ def _wording(case: Case, draw: random.Random) -> str:
 
 def _sentence(text: str) -> str:
     return text[0].upper() + text[1:]
-
-
-def count_by_split(questions: Sequence[Question]) -> Counter[str]:
-    """How many questions each split has."""
-    return Counter(question.split for question in questions)

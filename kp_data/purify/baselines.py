@@ -56,7 +56,7 @@ def fit_majority(data: FitData, options: object, context: Context) -> Fitted:
         share_QT = np.where(voters_Q1 > 0, vote_QT / np.maximum(voters_Q1, 1), np.nan)
         return Purification.of_choice(share_QT, choose(share_QT, panel.has_rationale_QT, order_T))
 
-    notes = ()
+    notes: tuple[str, ...] = ()
     if "blind" not in data.train.modes:
         notes = ("teacher-forced rationales state the gold answer, so a vote over them hardly chooses",)
     return Fitted(purify, calls_per_question=len(data.train.teachers), notes=notes)

@@ -86,7 +86,12 @@ def teacher_loss(similarity_NT: Tensor, good_NT: Tensor, bad_NT: Tensor, *, temp
 
 
 def cluster_loss(
-    question_NK: Tensor, cluster_N: Tensor, *, generator: torch.Generator, num_negatives: int = 3, temperature: float = 1.0
+    question_NK: Tensor,
+    cluster_N: Tensor,
+    *,
+    generator: torch.Generator,
+    num_negatives: int = 3,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Pull a question towards another one of its cluster, away from some of other clusters, drawn within the batch.
 
@@ -172,13 +177,13 @@ def train_head(
 
 def frozen_head(head: RouterHead, temperature: float) -> SimilarityHead:
     """A copy of the weights as they are now, which scores without torch."""
-    project, bias, teacher = (part.detach().clone().numpy() for part in (head.project.weight, head.project.bias, head.teacher_TK))
+    project, bias, teacher = (
+        part.detach().clone().numpy() for part in (head.project.weight, head.project.bias, head.teacher_TK)
+    )
     return SimilarityHead(project, bias, teacher, temperature)
 
 
-def batch_loss(
-    head: RouterHead, batch: tuple[Tensor, ...], config: HeadConfig, generator: torch.Generator
-) -> Tensor:
+def batch_loss(head: RouterHead, batch: tuple[Tensor, ...], config: HeadConfig, generator: torch.Generator) -> Tensor:
     """The loss of one batch: each of the two terms averaged over the questions that it says something about."""
     question_ND, good_NT, bad_NT, cluster_N = batch
     question_NK = head.embed(question_ND)
@@ -205,7 +210,7 @@ def _train_epoch(
     generator: torch.Generator,
 ) -> None:
     head.train()
-    for rows in torch.randperm(len(data[0]), generator=generator).split(config.batch_size):
+    for rows in torch.randperm(len(data[0]), generator=generator).split(config.batch_size):  # type: ignore[no-untyped-call]
         optimizer.zero_grad()
         batch_loss(head, tuple(part[rows] for part in data), config, generator).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

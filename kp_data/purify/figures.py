@@ -168,9 +168,12 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """One JSON object, the overall figures at its top level."""
-        rest = {name: value for name, value in vars(self).items() if name not in ("method", "overall", "splits", "subjects")}
+        rest = {
+            name: value for name, value in vars(self).items() if name not in ("method", "overall", "splits", "subjects")
+        }
         parts = {
-            name: {key: dict(vars(figures)) for key, figures in getattr(self, name).items()} for name in ("splits", "subjects")
+            name: {key: dict(vars(figures)) for key, figures in getattr(self, name).items()}
+            for name in ("splits", "subjects")
         }
         return {"method": self.method, **vars(self.overall), **rest, **parts}
 
@@ -180,16 +183,19 @@ class Report:
 
         Raises: KeyError or TypeError, when a field is missing or unknown.
         """
-        names = Figures.__dataclass_fields__
-        rest = {name: value[name] for name in cls.__dataclass_fields__ if name not in ("overall", "splits", "subjects")}
-        parts = {name: {key: Figures(**part) for key, part in value[name].items()} for name in ("splits", "subjects")}
-        tuples = {name: tuple(rest.pop(name)) for name in ("teachers", "notes")}
-        return cls(overall=Figures(**{name: value[name] for name in names}), **parts, **tuples, **rest)
+        parsed: dict[str, Any] = {name: value[name] for name in cls.__dataclass_fields__ if name != "overall"}
+        for name in ("splits", "subjects"):
+            parsed[name] = {key: Figures(**part) for key, part in value[name].items()}
+        for name in ("teachers", "notes"):
+            parsed[name] = tuple(value[name])
+        return cls(overall=Figures(**{name: value[name] for name in Figures.__dataclass_fields__}), **parsed)
 
 
 def agreement_matrix(panel: Panel) -> list[list[float | None]]:
     """T rows of T: share of questions on which two teachers conclude the same, None where they share none."""
-    return [[None if math.isnan(value) else value for value in row] for row in agreement_TT(panel.concluded_QT).tolist()]
+    return [
+        [None if math.isnan(value) else value for value in row] for row in agreement_TT(panel.concluded_QT).tolist()
+    ]
 
 
 def by_split(panel: Panel, outcome: Outcome) -> dict[str, Figures]:

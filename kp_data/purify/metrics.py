@@ -97,7 +97,8 @@ def agreement_TT(answer_QT: Array) -> Array:
     both_TT = answered_QT.T.astype(np.int64) @ answered_QT.astype(np.int64)
     columns = answer_QT.T
     agreed_TT = np.array([((columns == column) & (column != NONE)).sum(1) for column in columns])
-    return np.divide(agreed_TT, both_TT, out=np.full(both_TT.shape, np.nan), where=both_TT > 0)
+    share_TT: Array = np.divide(agreed_TT, both_TT, out=np.full(both_TT.shape, np.nan), where=both_TT > 0)
+    return share_TT
 
 
 def teacher_share_T(kept_QT: Array) -> Array:
@@ -121,7 +122,7 @@ def gap_closed(purified: float | None, best_single: float | None, oracle: float 
 
 
 def paired_gain(new_Q: Array, old_Q: Array) -> tuple[float, float]:
-    """Mean difference of two outcomes on the same questions, and its standard error; the error is inf below 2 questions.
+    """Mean difference of two outcomes on the same questions, and its standard error (inf below 2 questions).
 
     >>> gain, error = paired_gain(np.array([1, 1, 1, 0]), np.array([1, 0, 1, 0]))
     >>> gain, round(error, 4)
@@ -155,8 +156,8 @@ def bootstrap_means(value_QM: Array, *, seed: int = 0, num_draws: int = 1000) ->
 def interval(draws_B: Array, level: float = 0.95) -> tuple[float, float] | None:
     """The central interval of bootstrap draws, nan left out; None where every draw is nan.
 
-    >>> interval(np.arange(101.0), level=0.9)
-    (5.0, 95.0)
+    >>> interval(np.arange(101.0), level=0.5)
+    (25.0, 75.0)
     """
     known = draws_B[~np.isnan(draws_B)]
     if not len(known):

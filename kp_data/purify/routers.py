@@ -107,7 +107,9 @@ class SimilarityRouter:
         head = self.head
         weights = {"project": head.project_KD, "bias": head.bias_K, "teacher": head.teacher_TK}
         with replacing(folder / WEIGHTS) as temporary:
-            save_file({name: np.ascontiguousarray(value, dtype=np.float32) for name, value in weights.items()}, temporary)
+            save_file(
+                {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in weights.items()}, temporary
+            )
         _write_config(
             folder,
             kind="similarity",
@@ -157,7 +159,9 @@ def load_router(folder: Path, *, batch_size: int = 64, device: str | None = None
     if not isinstance(config, dict) or config.get("kind") not in _LOADERS:
         raise DataError(f"a router of an unknown kind; known: {', '.join(_LOADERS)}", place=place)
     if config.get("schema_version") != SCHEMA_VERSION:
-        raise DataError(f"schema version {config.get('schema_version')}, but this program reads {SCHEMA_VERSION}", place=place)
+        raise DataError(
+            f"schema version {config.get('schema_version')}, but this program reads {SCHEMA_VERSION}", place=place
+        )
     embed = Embedder(str(config.get("encoder", "minilm")), batch_size=batch_size, device=device)
     try:
         return _LOADERS[config["kind"]](home, config, embed)

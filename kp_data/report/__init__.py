@@ -1,0 +1,33 @@
+"""Reports: the same numbers as one HTML file and as a table in the terminal."""
+
+from kp_data.report.html import ReportPage, render_html, write_html
+from kp_data.report.pages import (
+    COMPARE_COLUMNS,
+    STUDENT_COLUMNS,
+    TEACHER_COLUMNS,
+    StudentRow,
+    compare_rows,
+    page_of_folder,
+    page_of_students,
+    student_rows,
+    teacher_rows,
+)
+from kp_data.report.terminal import Column, print_table, render_table
+
+__all__ = [
+    "COMPARE_COLUMNS",
+    "STUDENT_COLUMNS",
+    "TEACHER_COLUMNS",
+    "Column",
+    "ReportPage",
+    "StudentRow",
+    "compare_rows",
+    "page_of_folder",
+    "page_of_students",
+    "print_table",
+    "render_html",
+    "render_table",
+    "student_rows",
+    "teacher_rows",
+    "write_html",
+]

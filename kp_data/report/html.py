@@ -1,0 +1,97 @@
+"""A report as one HTML file: no script, no request, no outside asset; everything from data is escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+import kp_data
+from kp_data.summary import Conflict
+from kp_data.tables import replacing
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A number that the page opens with."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of ready texts; columns named in `numeric` are set to the right."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page: a heading, a sentence, then whatever it has."""
+
+    heading: str
+    lead: str = ""
+    chart: Markup | None = None
+    table: Table | None = None
+    conflicts: Sequence[Conflict] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ReportPage:
+    """A page, not yet written.
+
+    Attributes:
+        title: what it is about.
+        subtitle: one sentence below it.
+        facts: the numbers to open with.
+        sections: in order.
+    """
+
+    title: str
+    subtitle: str = ""
+    facts: Sequence[Fact] = ()
+    sections: Sequence[Section] = field(default_factory=tuple)
+
+
+def render_html(page: ReportPage) -> str:
+    """The page as one HTML document."""
+    style = (_folder() / "style.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    template = _environment().get_template("page.html.j2")
+    return template.render(page=page, style=Markup(style), style_hash=digest, version=kp_data.__version__)  # noqa: S704
+
+
+def write_html(page: ReportPage, path: Path) -> None:
+    """Write the page, atomically.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(render_html(page), encoding="utf-8")
+
+
+def _folder() -> Path:
+    return Path(__file__).parent
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_folder()),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )

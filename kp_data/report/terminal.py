@@ -1,0 +1,120 @@
+"""Tables for a terminal: the numbers of the HTML report, in columns that fit."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from kp_data.report.html import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: where its value stands in a row, its heading, and how a value is written.
+
+    Attributes:
+        key: in the row; a row without it shows a dash.
+        heading: above the column.
+        style: `text`, `percent` (of a share), `number` or `money` (US dollars); all but text are set to the right.
+    """
+
+    key: str
+    heading: str
+    style: str = "text"
+
+
+def render_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, title: str | None = None) -> str:
+    """Rows as a table without colour, as wide as it needs to be: what a file or a pipe gets.
+
+    >>> columns = [Column("name", "teacher"), Column("right", "right", "percent")]
+    >>> print(render_table([{"name": "ada", "right": 0.5}], columns))
+     teacher    right
+    ──────────────────
+     ada       50.0 %
+    """
+    buffer = io.StringIO()
+    _print(_rich_table(rows, columns, title), buffer, width=_needed_width(rows, columns), color=False)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
+
+
+def print_table(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[Column],
+    *,
+    title: str | None = None,
+    stream: TextIO | None = None,
+) -> None:
+    """Print rows as a table, folded to the terminal's width; plain where the stream is no terminal."""
+    stream = stream or sys.stdout
+    if not stream.isatty():
+        stream.write(render_table(rows, columns, title=title) + "\n")
+        return
+    _print(_rich_table(rows, columns, title), stream, width=None, color="NO_COLOR" not in os.environ)
+
+
+def as_html_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> Table:
+    """The same rows and columns for a report page."""
+    return Table(
+        columns=tuple(column.heading for column in columns),
+        rows=tuple(tuple(format_value(row.get(column.key), column.style) for column in columns) for row in rows),
+        numeric=frozenset(column.heading for column in columns if column.style != "text"),
+    )
+
+
+def format_value(value: Any, style: str = "text") -> str:
+    """A value as a person reads it; a dash for None.
+
+    >>> format_value(0.7312, "percent"), format_value(1234567, "number"), format_value(0.003, "money")
+    ('73.1 %', '1,234,567', '$0.0030')
+    """
+    if value is None or value != value:
+        return "–"
+    if style == "percent":
+        return f"{100 * value:.1f} %"
+    if style == "money":
+        return f"${value:,.2f}" if value == 0 or value >= 1 else f"${value:.4f}"
+    if style == "number":
+        return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+    return str(value)
+
+
+def _rich_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str | None) -> Any:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    table = RichTable(box=box.SIMPLE_HEAD, title=title, title_justify="left", show_edge=False, pad_edge=True)
+    for column in columns:
+        right = column.style != "text"
+        table.add_column(column.heading, justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for row in rows:
+        # Text and not str: what a teacher is called must not be read as markup.
+        table.add_row(*(Text(_printable(format_value(row.get(column.key), column.style))) for column in columns))
+    return table
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which could drive the terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _needed_width(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> int:
+    from rich.cells import cell_len
+
+    widths = [
+        max([cell_len(column.heading), *(cell_len(format_value(row.get(column.key), column.style)) for row in rows)])
+        + 3
+        for column in columns
+    ]
+    return sum(widths) + 2
+
+
+def _print(table: Any, stream: TextIO, *, width: int | None, color: bool) -> None:
+    from rich.console import Console
+
+    console = Console(file=stream, width=width, no_color=not color, highlight=False, emoji=False, markup=False)
+    console.print(table)
