@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -27,6 +27,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages; errors are shown.")]
 Seed = Annotated[int, typer.Option(help="Of every random choice.")]
 PanelDir = Annotated[Path, typer.Argument(metavar="PANEL", help="Panel folder.", show_default=False)]
+Embedder = Annotated[str, typer.Option(help="Sentence encoder: minilm (packaged), a path or a hub id.")]
+Labels = Annotated[Literal["gold", "agreement"], typer.Option(help="What routers learn from.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; default: what is there.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Texts embedded at a time.")]
 Endpoint = Annotated[str | None, typer.Option(help="Hub to talk to; default: HF_ENDPOINT, or huggingface.co.")]
 
 
@@ -150,7 +154,10 @@ def purify(
     method: Annotated[str, typer.Option(help="One of `kp-data methods`.", show_default=False)],
     out: Annotated[Path, typer.Option(help="New folder for the purified dataset.", show_default=False)],
     teachers: Annotated[str | None, typer.Option(metavar="A,B", help="Only these teachers.")] = None,
-    encoder: Annotated[str, typer.Option(help="Sentence encoder: minilm (packaged), a path or a hub id.")] = "minilm",
+    labels: Labels = "gold",
+    embedder: Embedder = "minilm",
+    device: Device = None,
+    batch_size: BatchSize = 64,
     seed: Seed = 0,
     json_: Json = False,
     quiet: Quiet = False,
@@ -160,13 +167,34 @@ def purify(
     from kp_data.purify import purify_panel
 
     set_quiet(quiet)
-    report = purify_panel(_panel(panel, teachers, Panel), method=method, out=out, encoder=encoder, seed=seed)
+    result = purify_panel(
+        Panel.read(panel, teachers=_names(teachers) or None),
+        method=method,
+        out=out,
+        seed=seed,
+        labels=labels,
+        embedder=embedder,
+        device=device,
+        batch_size=batch_size,
+    )
     if json_:
-        out_json(report.as_dict())
-    else:
-        from kp_data.report import show_report
+        out_json(result.to_json())
+    elif not quiet:
+        from kp_data.report import Column, print_table
 
-        show_report(report.as_dict())
+        columns = [
+            Column("split", "split"),
+            Column("n_questions", "questions", "number"),
+            Column("best_single_accuracy", "best single teacher", "percent"),
+            Column("majority_accuracy", "majority", "percent"),
+            Column("purified_accuracy", "kept", "percent"),
+            Column("oracle_accuracy", "oracle", "percent"),
+            Column("gap_closed", "gap closed", "percent"),
+        ]
+        rows = [{"split": name, **vars(figures)} for name, figures in result.splits.items()]
+        print_table(rows, columns, title=f"{method}: accuracy of what is kept")
+        for note in result.notes:
+            say(f"note: {note}")
         say(f"purified dataset: {out}")
 
 
@@ -179,7 +207,10 @@ def compare(
     ] = "test",
     out: Annotated[Path | None, typer.Option(help="Folder for compare.json and report.html.")] = None,
     teachers: Annotated[str | None, typer.Option(metavar="A,B", help="Only these teachers.")] = None,
-    encoder: Annotated[str, typer.Option(help="Sentence encoder: minilm (packaged), a path or a hub id.")] = "minilm",
+    labels: Labels = "gold",
+    embedder: Embedder = "minilm",
+    device: Device = None,
+    batch_size: BatchSize = 64,
     seed: Seed = 0,
     json_: Json = False,
     quiet: Quiet = False,
@@ -189,29 +220,52 @@ def compare(
     from kp_data.purify import compare_methods
 
     set_quiet(quiet)
-    rows = compare_methods(
-        _panel(panel, teachers, Panel), _names(methods), split=split, out=out, encoder=encoder, seed=seed
+    compared = compare_methods(
+        Panel.read(panel, teachers=_names(teachers) or None),
+        _names(methods),
+        split=split,
+        seed=seed,
+        out=out,
+        labels=labels,
+        embedder=embedder,
+        device=device,
+        batch_size=batch_size,
     )
+    rows = [row.to_json() for row in compared]
     if json_:
-        out_json([row.as_dict() for row in rows])
-    else:
-        from kp_data.report import show_comparison
+        out_json(rows)
+    elif not quiet:
+        from kp_data.report import COMPARE_COLUMNS, compare_rows, print_table
 
-        show_comparison([row.as_dict() for row in rows], split=split)
+        print_table(compare_rows(rows), COMPARE_COLUMNS, title=f"methods on {split}")
+        for note in dict.fromkeys(note for row in compared for note in row.notes):
+            say(f"note: {note}")
+        if out is not None:
+            say(f"comparison: {out / 'compare.json'}")
 
 
 @app.command(rich_help_panel=PURIFY)
 def methods(json_: Json = False) -> None:
     """List every method: what it needs, whether it is trained, and where it comes from."""
-    from kp_data.purify import METHODS
+    from kp_data.purify import methods as known
 
-    rows = [info.as_dict() for info in METHODS.values()]
+    rows = [{**vars(info), "needs": list(info.needs)} for info in known()]
     if json_:
         out_json(rows)
     else:
-        from kp_data.report import show_table
+        from kp_data.report import Column, print_table
 
-        show_table(rows, title="methods of kp-data purify")
+        shown = [
+            {
+                **row,
+                "needs": ", ".join(row["needs"]) or "nothing",
+                "trained": "yes" if row["trained"] else "no",
+                "transferable": "yes" if row["transferable"] else "no",
+            }
+            for row in rows
+        ]
+        names = ("name", "summary", "needs", "trained", "transferable", "source", "evidence")
+        print_table(shown, [Column(name, name) for name in names])
 
 
 @app.command(rich_help_panel=PURIFY)
@@ -249,9 +303,10 @@ def route(
     if json_:
         out_json(rows)
     else:
-        from kp_data.report import show_table
+        from kp_data.report import Column, print_table
 
-        show_table(rows, title="routed to")
+        columns = [Column("id", "question"), Column("teacher", "routed to")]
+        print_table(rows, columns + [Column(name, name, "percent") for name in teachers])
 
 
 @app.command(rich_help_panel=PURIFY)
@@ -263,19 +318,16 @@ def report(
     students: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FILE", help="Results of `kp-train evaluate --json`. Repeatable.")
     ] = None,
-    json_: Json = False,
 ) -> None:
     """Tables and pictures of a panel, a purified folder or a comparison."""
-    from kp_data.report import page_of_folder, read_students, show_page, write_html
+    from kp_data.report import page_of_folder, print_page, read_students, write_html
 
     page = page_of_folder(folder, students=read_students(_pairs(students or (), "--students")))
     if html is not None:
         write_html(page, html)
         say(f"report: {html}")
-    if json_:
-        out_json(page.as_dict())
-    elif html is None:
-        show_page(page)
+    else:
+        print_page(page)
 
 
 @app.command(rich_help_panel=PUBLISH)
@@ -283,7 +335,9 @@ def push(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Purified folder.", show_default=False)],
     name: Annotated[str, typer.Argument(metavar="NAME", help="namespace/name on the hub.", show_default=False)],
     version: Annotated[str | None, typer.Option(metavar="X.Y.Z", help="Default: the last one, bumped.")] = None,
-    bump: Annotated[str, typer.Option(help="patch, minor or major.")] = "patch",
+    bump: Annotated[
+        Literal["patch", "minor", "major"], typer.Option(help="Which part of the version rises.")
+    ] = "patch",
     private: Annotated[bool, typer.Option("--private", help="Make a new dataset private.")] = False,
     endpoint: Endpoint = None,
     message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
@@ -303,13 +357,13 @@ def push(
     if dry_run != (to is not None):
         raise ConfigError("--dry-run and --to FOLDER go together")
     settings = CardSettings(
-        license=license_, source_datasets=tuple(source_dataset or ()), languages=tuple(language or ())
+        license=license_, source_datasets=tuple(source_dataset or ()), language=tuple(language or ())
     )
     result = publish(
         folder,
         name,
         version=version,
-        bump=bump,  # type: ignore[arg-type]
+        bump=bump,
         private=private,
         endpoint=endpoint,
         message=message,
@@ -354,9 +408,9 @@ def versions(
     if json_:
         out_json(rows)
     else:
-        from kp_data.report import show_table
+        from kp_data.report import Column, print_table
 
-        show_table(rows, title=name)
+        print_table(rows, [Column(key, key) for key in ("version", "tag", "commit")])
 
 
 @app.command(rich_help_panel=PUBLISH)
@@ -408,24 +462,29 @@ def _show_generated(summary: Any, as_json: bool) -> None:
     if as_json:
         out_json(summary.as_dict())
     elif not is_quiet():
-        from kp_data.report import show_table
+        from kp_data.report import Column, print_table
 
         rows = []
         for tally in summary.tallies:
-            unusable = summary.unusable[tally.teacher]
-            trouble = {**tally.failed, **unusable}
+            trouble = {**tally.failed, **summary.unusable[tally.teacher]}
             rows.append(
                 {
-                    "teacher": tally.teacher,
-                    "cells": tally.total,
-                    "kept from before": tally.reused,
-                    "answered now": tally.answered,
-                    "without rationale": ", ".join(f"{count} {name}" for name, count in trouble.items()) or "0",
+                    **vars(tally),
+                    "trouble": ", ".join(f"{count} {name}" for name, count in trouble.items()) or "–",
                     "tokens": tally.prompt_tokens + tally.completion_tokens,
                     "cost": cost_text(tally),
                 }
             )
-        show_table(rows, title=f"{summary.questions} questions asked")
+        columns = [
+            Column("teacher", "teacher"),
+            Column("total", "cells", "number"),
+            Column("reused", "known before", "number"),
+            Column("answered", "answered now", "number"),
+            Column("trouble", "without a rationale"),
+            Column("tokens", "tokens", "number"),
+            Column("cost", "cost", "range"),
+        ]
+        print_table(rows, columns, title=f"{summary.questions} questions")
         say(f"panel: {summary.out}")
     stopped = [f"teacher {tally.teacher}: {tally.stopped}" for tally in summary.tallies if tally.stopped]
     if stopped:
@@ -434,10 +493,6 @@ def _show_generated(summary: Any, as_json: bool) -> None:
         raise TeacherError("\n".join(stopped) + "\nthe other teachers' answers are saved; mend this, then run again")
     if summary.left:
         raise Unfinished(f"{summary.left} cells have no answer yet; run the same command again to go on")
-
-
-def _panel(folder: Path, teachers: str | None, panel_type: Any) -> Any:
-    return panel_type.read(folder, teachers=_names(teachers) or None)
 
 
 def _names(text: str | None) -> list[str]:

@@ -86,7 +86,7 @@ class TeacherFacts:
 
 @dataclass(frozen=True)
 class Voice:
-    """What one teacher said to one question."""
+    """What one teacher said to one question; `correct` is None where no answer was read or none is known."""
 
     teacher: str
     rationale: str | None
@@ -376,7 +376,7 @@ def _conflict(
                 teacher=name,
                 rationale=panel.rationale_QT[row, column],
                 conclusion=text if code != NONE else None,
-                correct=code == gold if judged else None,
+                correct=code == gold if judged and code != NONE else None,
                 chosen=name == teacher,
             )
         )

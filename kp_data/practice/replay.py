@@ -6,6 +6,7 @@ its answer; the line is put back where the rationale does not state one itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,10 @@ _COLUMNS: Final = (
     *("question_id", "teacher", "mode", "sample", "rationale", "answer", "answer_index"),
     *("error", "finish_reason", "prompt_tokens", "completion_tokens", "logprob"),
 )
+_HINT: Final = re.compile(
+    r"\W*(?:so|then|therefore|thus|hence|finally|in conclusion)\b(?!.*(?:answer|\())", re.I | re.S
+)
+"""A closing sentence that concludes without saying that it states the answer."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +96,24 @@ class Recorded:
 
 
 def spoken(question: Question, response: Response) -> str:
-    """The text of a recorded response, with the line that states its answer where the rationale states none."""
+    """The text of a recorded response, with the line that states its answer where that line was taken out.
+
+    The line is put back where the rationale states no answer; and where it only hints at one ("So it is cold.") or
+    seems to state another, if the whole then reads as exactly what was recorded.
+    """
     rationale = response.rationale or ""
     if response.answer is None and response.answer_index is None:
         return rationale
     from kp_data.teachers.parsing import parse_answer
 
-    if parse_answer(rationale, question.choices).answer is not None:
-        return rationale
     said = render_answer(replace(question, answer=response.answer, answer_index=response.answer_index))
-    return f"{rationale}\n{said}" if rationale else said
+    whole = f"{rationale}\n{said}" if rationale else said
+    as_it_is = parse_answer(rationale, question.choices)
+    if as_it_is.answer is None:
+        return whole
+    # Taken for the statement, a closing sentence of the argument would be lost, or a letter in passing would count.
+    is_other = (as_it_is.index, as_it_is.answer) != (response.answer_index, response.answer)
+    if is_other or _HINT.match(rationale.removeprefix(as_it_is.rationale)):
+        again = parse_answer(whole, question.choices)
+        return whole if (again.index, again.rationale) == (response.answer_index, rationale.strip()) else rationale
+    return rationale

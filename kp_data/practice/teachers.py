@@ -209,9 +209,10 @@ def _conclude(rationale: str, outcome: str, choices: Sequence[Choice], habit: st
         return f"{rationale}\n({letter.lower()}) is right."
     if habit == "bold":
         return f"{rationale}\n**{outcome}**"
-    if habit == "torn":
-        first, second = draw.choices([other for other in letters.values() if other != letter] or [letter], k=2)
-        return f"{rationale} One might think of ({first}) or of ({second}).\nThe answer is ({letter})."
+    if habit == "torn" and len(letters) > 1:
+        others = [f"({other})" for other in letters.values() if other != letter]
+        named = " or of ".join(draw.sample(others, k=min(2, len(others))))
+        return f"{rationale} One might think of {named}.\nThe answer is ({letter})."
     said = f"{rationale}\nThe answer is ({letter})."
     return f"{said}\n\n{_next_question(draw)}" if habit == "run_on" else said
 
@@ -248,7 +249,7 @@ _STYLES: Final = {
     "bruno": Style(
         kind=("First, the {thing} is a {kind}.", "To begin, the {thing} is a {kind}."),
         cls=("We see {when} as {cls}.", "We look at {when} as {cls}."),
-        rule=("So {link} {cls} this {kind} {outcome}.", "{Link} {cls} this {kind} {outcome}."),
+        rule=("Then {link} {cls} this {kind} {outcome}.", "{Link} {cls} this {kind} {outcome}."),
         although="But this time it {settled}.",
     ),
     "clara": Style(

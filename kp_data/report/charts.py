@@ -81,7 +81,7 @@ def heatmap(names: Sequence[str], share_TT: Array, *, title: str, description: s
         if row != column
     ]
     heads = [_centered(100 * (column + 0.5) / num, 16, str(column + 1), "axis") for column in range(num)]
-    labels = [_text(0, 24 + (row + 0.62) * _CELL, f"{row + 1}  {name}", "label") for row, name in enumerate(names)]
+    labels = [_clipped(24 + row * _CELL, _CELL, f"{row + 1}  {name}") for row, name in enumerate(names)]
     height = 24 + num * _CELL
     plot = Markup('<svg x="32%" width="68%" height="{}">{}</svg>').format(height, Markup("").join([*heads, *cells]))
     return _figure([*labels, plot], height, title, description)
@@ -92,7 +92,7 @@ def share_bars(shares: Mapping[str, float], *, title: str, description: str) -> 
     body = []
     for number, (name, share) in enumerate(shares.items()):
         top = number * _BAR
-        body.append(_text(0, top + 20, name, "label"))
+        body.append(_clipped(top, _BAR, name))
         # A fifth of the width stays free for the number.
         bar = Markup('<rect y="{}" width="{:.2f}%" height="16" class="bar"/>').format(top + 7, 80 * share)
         end = Markup('<svg x="{:.2f}%" overflow="visible">{}</svg>').format(
@@ -115,7 +115,8 @@ def wilson_interval(share: float, num: int) -> tuple[float, float] | None:
     z = 1.959964
     middle = (share + z * z / (2 * num)) / (1 + z * z / num)
     half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Rounding must not leave the share outside its own interval at 0 and 1.
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
 
 
 def _interval_line(estimate: Estimate, top: int, series: int) -> Markup:
@@ -160,6 +161,13 @@ def _figure(body: Sequence[Markup], height: int, title: str, description: str) -
 
 def _text(x: float, y: float, text: str, kind: str = "number") -> Markup:
     return Markup('<text x="{}" y="{:g}" class="{}">{}</text>').format(x, y, kind, text)
+
+
+def _clipped(top: float, height: int, text: str) -> Markup:
+    """A label beside a drawing, cut off where the drawing begins; whole for those who point at it or have it read."""
+    inner = _text(0, height // 2 + 5, text, "label")
+    frame = '<svg y="{}" width="31%" height="{}" overflow="hidden"><title>{}</title>{}</svg>'
+    return Markup(frame).format(top, height, text, inner)  # noqa: S704  The frame is a constant.
 
 
 def _centered(percent: float, y: float, text: str, kind: str = "number") -> Markup:

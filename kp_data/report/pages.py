@@ -38,7 +38,7 @@ TEACHER_COLUMNS: Final = (
 COMPARE_COLUMNS: Final = (
     Column("method", "method"),
     Column("purified_accuracy", "accuracy", "percent"),
-    Column("interval", "95 % interval"),
+    Column("interval", "95 % interval", "range"),
     Column("gap_closed", "gap closed", "percent"),
     Column("calls_per_question", "calls a question", "number"),
     Column("seconds_fit", "seconds to fit", "number"),
@@ -50,7 +50,7 @@ STUDENT_COLUMNS: Final = (
     Column("split", "split"),
     Column("n", "questions", "number"),
     Column("accuracy", "accuracy", "percent"),
-    Column("interval", "95 % interval"),
+    Column("interval", "95 % interval", "range"),
 )
 
 
@@ -206,7 +206,7 @@ def _panel_facts(summary: Summary) -> list[Fact]:
     return [
         Fact("teachers disagree on", format_value(summary.conflict_rate, "percent"), "of the questions"),
         Fact("best single teacher", format_value(best, "percent"), "right when asked blind"),
-        Fact("some teacher is right on", format_value(summary.oracle_accuracy, "percent"), "what choosing could reach"),
+        Fact("some teacher is right", format_value(summary.oracle_accuracy, "percent"), "what choosing could reach"),
         Fact("responses", f"{asked:,}", f"{failed:,} of them failed"),
         Fact(
             "cost",
@@ -217,19 +217,22 @@ def _panel_facts(summary: Summary) -> list[Fact]:
 
 
 def _purified_facts(summary: Summary) -> list[Fact]:
-    report = summary.tables.report
-    gap = report.get("gap_closed")
+    scores, where = _headline(summary.tables.report)
     return [
         Fact("teachers disagree on", format_value(summary.conflict_rate, "percent"), "of the questions"),
-        Fact(
-            "kept rationale is right on",
-            format_value(report.get("purified_accuracy"), "percent"),
-            "all splits together",
-        ),
-        Fact("best single teacher", format_value(report.get("best_single_accuracy"), "percent")),
-        Fact("gap to the oracle closed", format_value(gap, "percent")),
-        Fact("calls a question", format_value(report.get("calls_per_question"), "number")),
+        Fact("kept one is right on", format_value(scores.get("purified_accuracy"), "percent"), where),
+        Fact("best single teacher", format_value(scores.get("best_single_accuracy"), "percent"), where),
+        Fact("gap to oracle closed", format_value(scores.get("gap_closed"), "percent"), where),
+        Fact("calls a question", format_value(summary.tables.report.get("calls_per_question"), "number")),
     ]
+
+
+def _headline(report: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The figures to open with: of `test` where there is one, because all splits together hold what was fitted on."""
+    splits = report.get("splits")
+    if isinstance(splits, dict) and isinstance(splits.get("test"), dict):
+        return splits["test"], "on test"
+    return report, "all splits together"
 
 
 def _accuracy(summary: Summary) -> list[Section]:
@@ -279,7 +282,7 @@ def _comparison(comparisons: Sequence[Mapping[str, Any]]) -> list[Section]:
     )
     used = [column for column in COMPARE_COLUMNS if any(row.get(column.key) is not None for row in rows)]
     lead = "How often the teacher that a method chooses is right. Lines are 95 % intervals over questions."
-    return [Section("Methods side by side", lead, chart=chart, table=as_html_table(rows, used))]
+    return [Section("Accuracy by method", lead, chart=chart, table=as_html_table(rows, used))]
 
 
 def _shares(summary: Summary) -> list[Section]:

@@ -19,7 +19,7 @@ class Column:
     Attributes:
         key: in the row; a row without it shows a dash.
         heading: above the column.
-        style: `text`, `percent` (of a share), `number` or `money` (US dollars); all but text are set to the right.
+        style: `text`, `percent` (of a share), `number`, `money` (US dollars) or `range`; all but text stand right.
     """
 
     key: str

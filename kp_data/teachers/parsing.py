@@ -33,7 +33,10 @@ _LETTER_IS_RIGHT: Final = re.compile(
 _LONE_LETTER: Final = re.compile(r"^\W*(?:option\s+|choice\s+)?([A-Za-z])\W*$", re.IGNORECASE)
 _MENTION: Final = re.compile(r"\(([A-Za-z])\)")
 _BOLD: Final = re.compile(r"\*\*(.+?)\*\*")
-_CONCLUDES: Final = re.compile(r"^\s*(?:so|therefore|thus|hence|finally|in conclusion)\b", re.IGNORECASE)
+_CONCLUDES: Final = re.compile(
+    r"\b(?:so|therefore|thus|hence|finally|conclu\w+|answer|choose|pick|select|go\s+with)\b", re.IGNORECASE
+)
+_OPENS_CONCLUSION: Final = re.compile(r"^\s*(?:so|therefore|thus|hence|finally|in conclusion)\b", re.IGNORECASE)
 _NEGATION: Final = re.compile(r"\bnot\b|n['’]t\b", re.IGNORECASE)
 _BOXED: Final = re.compile(r"\\boxed\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
 _CONNECTIVE: Final = re.compile(
@@ -203,9 +206,11 @@ def _by_last_sentence(text: str, choices: Sequence[str]) -> _Found | None:
     sentence = body[start:]
     if _NEGATION.search(sentence):
         return None
+    if not _CONCLUDES.search(sentence):
+        return None
     letters = (_index_of_letter(match[1], choices) for match in _MENTION.finditer(sentence))
     named = {index for index in letters if index is not None}
-    if not named and _CONCLUDES.match(sentence):
+    if not named and _OPENS_CONCLUSION.match(sentence):
         plain = f" {_plain(sentence)} "
         named = {index for index, choice in enumerate(choices) if _plain(choice) and f" {_plain(choice)} " in plain}
     if len(named) != 1:

@@ -49,7 +49,9 @@ def test_what_differs_between_equal_runs_is_no_change(hub, make_purified):
     folder = make_purified("slower")
     table = pq.read_table(folder / "responses.parquet")
     seconds = [9.0] * table.num_rows
-    pq.write_table(table.set_column(table.column_names.index("latency_s"), "latency_s", [seconds]), folder / "responses.parquet")
+    pq.write_table(
+        table.set_column(table.column_names.index("latency_s"), "latency_s", [seconds]), folder / "responses.parquet"
+    )
     assert push(folder, NAME).unchanged
 
 
@@ -74,7 +76,9 @@ def test_a_new_licence_alone_is_a_new_version_and_silence_keeps_it(hub, make_pur
 def test_what_people_wrote_into_the_card_survives(hub, make_purified):
     push(make_purified(), NAME)
     card = repository(hub).files["README.md"].decode()
-    card = card.replace("# things\n", "# Things we asked\n\nWritten by hand.\n").replace("---\npretty", "---\nmine: 7\npretty")
+    card = card.replace("# things\n", "# Things we asked\n\nWritten by hand.\n").replace(
+        "---\npretty", "---\nmine: 7\npretty"
+    )
     repository(hub).commit({**repository(hub).files, "README.md": card.encode(), "notes.txt": b"mine"}, "by hand")
     push(make_purified("next", num=12), NAME)
     after = repository(hub).files["README.md"].decode()
@@ -127,9 +131,11 @@ def test_killed_between_commit_and_tag_the_next_push_finishes_the_tag(hub, make_
     def die(*_):
         raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    folder = make_purified()
+    with monkeypatch.context() as patch:
         patch.setattr(publish_module.Remote, "tag", die)
-        push(make_purified(), NAME)
+        with pytest.raises(Killed):
+            push(folder, NAME)
     assert repository(hub).tags == {}
     result = push(make_purified(), NAME)
     assert (result.version, result.rows_added, result.unchanged) == ("1.0.0", 10, False)
@@ -167,7 +173,7 @@ def test_a_wrong_token_is_said_and_never_shown(hub, make_purified):
 
 def test_no_token_is_said_before_any_request(hub, make_purified, monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raises(HubError, match="no token.*HF_TOKEN"):
+    with pytest.raises(HubError, match=r"no token.*HF_TOKEN"):
         push(make_purified(), NAME)
     assert hub.requests == []
 

@@ -33,6 +33,9 @@ RESPONSES = [
     Response("ice", "meta/llama", "blind", 1, "Frozen things bite.", "no", 1, prompt_tokens=77, completion_tokens=5),
     Response("ice", "meta/llama", "teacher_forced", 0, "Cold by definition.", "yes", 0),
     Response("ice", "stating", "blind", 0, "Answer: b", "no", 1),
+    Response("ice", "lines", "blind", 0, "Frozen.\nThe answer is (A).", "yes", 0),
+    Response("ice", "passing", "blind", 0, "It is frozen. So one might think of (B).", "yes", 0),
+    Response("ice", "hinting", "blind", 0, "It is frozen. So yes.", "yes", 0),
     Response("ice", "silent", "blind", 0, "Hard to say."),
     Response("sum", "meta/llama", "blind", 0, "Two and two.", "4"),
     Response("long", "meta/llama", "blind", 0, "Two paragraphs.", "yes", 0),
@@ -83,7 +86,18 @@ def test_a_recorded_answer_comes_back_with_the_line_that_states_it(url: str):
 
 def test_the_line_is_not_put_back_where_an_answer_is_stated_or_none_was_read(url: str):
     assert said(url, ICE, model="stating") == "Answer: b"
+    assert said(url, ICE, model="lines") == "Frozen.\nThe answer is (A)."
     assert said(url, ICE, model="silent") == "Hard to say."
+
+
+def test_a_hint_at_the_end_of_a_rationale_is_not_taken_for_the_statement(url: str):
+    assert parse_answer("It is frozen. So yes.", ICE.choices).rationale == "It is frozen."
+    assert parse_answer(said(url, ICE, model="hinting"), ICE.choices).rationale == "It is frozen. So yes."
+
+
+def test_a_letter_named_in_passing_does_not_replace_the_recorded_answer(url: str):
+    assert parse_answer("It is frozen. So one might think of (B).", ICE.choices).index == 1
+    assert said(url, ICE, model="passing").endswith("\nThe answer is (A).")
 
 
 def test_what_comes_back_parses_to_what_was_recorded(url: str):

@@ -50,6 +50,7 @@ def test_stated_answers_are_read(text: str, index: int) -> None:
         "It could be (a) or (b), who knows.",
         "The answer is (Z).",
         "The answer is not (A).",
+        "One might think of (A).",
         "The answer is a mystery to me.",
         "I'm sorry, but I can't help with that.",
     ],
