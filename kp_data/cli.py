@@ -232,6 +232,11 @@ def compare(
         batch_size=batch_size,
     )
     rows = [row.to_json() for row in compared]
+    if out is not None:
+        from kp_data.report import page_of_folder, write_html
+
+        write_html(page_of_folder(out), out / "report.html")
+        say(f"comparison: {out / 'compare.json'}, with pictures: {out / 'report.html'}")
     if json_:
         out_json(rows)
     elif not quiet:
@@ -240,16 +245,16 @@ def compare(
         print_table(compare_rows(rows), COMPARE_COLUMNS, title=f"methods on {split}")
         for note in dict.fromkeys(note for row in compared for note in row.notes):
             say(f"note: {note}")
-        if out is not None:
-            say(f"comparison: {out / 'compare.json'}")
 
 
 @app.command(rich_help_panel=PURIFY)
 def methods(json_: Json = False) -> None:
     """List every method: what it needs, whether it is trained, and where it comes from."""
+    from dataclasses import asdict
+
     from kp_data.purify import methods as known
 
-    rows = [{**vars(info), "needs": list(info.needs)} for info in known()]
+    rows = [asdict(info) for info in known()]
     if json_:
         out_json(rows)
     else:
@@ -291,14 +296,11 @@ def route(
         asked = [Question(id=str(number), question=line) for number, line in enumerate(lines, start=1)]
     if not asked:
         raise ConfigError("no question; give one, --file, or lines on stdin")
-    score_QT, teachers = load_router(folder).route(asked)
+    router = load_router(folder)
+    score_QT, chosen = router.route(asked)
     rows = [
-        {
-            "id": question.id,
-            "teacher": teachers[int(score_T.argmax())],
-            **dict(zip(teachers, score_T.tolist(), strict=True)),
-        }
-        for question, score_T in zip(asked, score_QT, strict=True)
+        {"id": question.id, "teacher": teacher, **dict(zip(router.teachers, score_T.tolist(), strict=True))}
+        for question, teacher, score_T in zip(asked, chosen, score_QT, strict=True)
     ]
     if json_:
         out_json(rows)
@@ -306,7 +308,7 @@ def route(
         from kp_data.report import Column, print_table
 
         columns = [Column("id", "question"), Column("teacher", "routed to")]
-        print_table(rows, columns + [Column(name, name, "percent") for name in teachers])
+        print_table(rows, columns + [Column(name, name, "percent") for name in router.teachers])
 
 
 @app.command(rich_help_panel=PURIFY)
@@ -343,6 +345,9 @@ def push(
     message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write what would be pushed to --to.")] = False,
     to: Annotated[Path | None, typer.Option(help="Folder for --dry-run.")] = None,
+    test_questions: Annotated[
+        Path | None, typer.Option(help="Questions of a benchmark, none of which may stand in what is published.")
+    ] = None,
     license_: Annotated[str | None, typer.Option("--license", help="Of the dataset, as the Hub writes it.")] = None,
     source_dataset: Annotated[list[str] | None, typer.Option(help="Where the questions come from. Repeatable.")] = None,
     language: Annotated[list[str] | None, typer.Option(help="ISO code. Repeatable.")] = None,
@@ -357,7 +362,9 @@ def push(
     if dry_run != (to is not None):
         raise ConfigError("--dry-run and --to FOLDER go together")
     settings = CardSettings(
-        license=license_, source_datasets=tuple(source_dataset or ()), language=tuple(language or ())
+        license=license_,
+        source_datasets=tuple(source_dataset) if source_dataset else None,
+        language=tuple(language) if language else None,
     )
     result = publish(
         folder,
@@ -368,6 +375,7 @@ def push(
         endpoint=endpoint,
         message=message,
         dry_run_to=to,
+        test_questions=test_questions,
         settings=settings,
     )
     if json_:

@@ -6,6 +6,7 @@ killed goes on with exactly the batches that were still to come.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -94,4 +95,4 @@ def _epochs(num_rows: int, seed: int) -> Iterator[int]:
 def _cut(rows: Sequence[int], parts: int) -> list[tuple[int, ...]]:
     """Rows in consecutive parts whose sizes differ by one at most."""
     bounds = [len(rows) * part // parts for part in range(parts + 1)]
-    return [tuple(rows[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [tuple(rows[start:end]) for start, end in itertools.pairwise(bounds)]

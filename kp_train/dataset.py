@@ -122,6 +122,8 @@ def _read_purified(folder: Path, parts: list[Path], panel: list[Path], teachers:
     for name in ("rationale", "teacher"):
         if name not in table.column_names:
             raise DataError(f"column '{name}' is missing; this is no purified dataset", place=parts[0])
+        if table.schema.field(name).type not in (pa.string(), pa.large_string(), pa.null()):
+            raise DataError(f"column '{name}' holds no texts", place=parts[0])
     dataset = Dataset(str(folder), _purified_rows(table, parts[0]), hashes=_hash(folder, [*parts, *panel]))
     if "method" in table.column_names and set(table["method"].to_pylist()) == {EVERY_RATIONALE}:
         dataset = _regroup(dataset, table["teacher"].to_pylist())
@@ -130,15 +132,13 @@ def _read_purified(folder: Path, parts: list[Path], panel: list[Path], teachers:
 
 def _purified_rows(table: pa.Table, place: Path) -> tuple[Row, ...]:
     questions = questions_of(table)
-    concluded = [None] * len(questions)
+    concluded: list[int | None] = [None] * len(questions)
     if "purified_answer_index" in table.column_names:
         concluded = table["purified_answer_index"].to_pylist()
     rows = []
     for number, (question, text, index) in enumerate(
         zip(questions, table["rationale"].to_pylist(), concluded, strict=True), start=1
     ):
-        if text is not None and not isinstance(text, str):
-            raise DataError(f"column 'rationale', row {number}: not a text", place=place)
         if index is not None and not 0 <= index < len(question.choices):
             raise DataError(
                 f"column 'purified_answer_index', row {number}: {index}, but there are {len(question.choices)} choices",

@@ -15,6 +15,7 @@ from kp_data.schema import Question
 from kp_train.batches import Item
 from kp_train.dataset import Dataset
 from kp_train.objectives import Objective, Weights, objective_named
+from kp_train.quiet import quiet_transformers
 from kp_train.run_folder import RunFolder
 from kp_train.students import STUDENTS, Recipe, Student, make_student
 from kp_train.views import LABEL, Labels, Row, Target, question_input
@@ -164,7 +165,8 @@ def _run(
         resume_from=checkpoint,
         report=report,
     )
-    student.save(folder.prepare_saving())
+    with quiet_transformers():
+        student.save(folder.prepare_saving())
     rows = {"learned": len(items), "validation": len(validation), "truncated": truncated, "tasks": tasks}
     return folder.finish(_record(folder, dataset, student, schedule, result, rows))
 

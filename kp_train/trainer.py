@@ -7,7 +7,6 @@ the selection of the best checkpoint (accuracy on validation).
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.utils import logging as transformers_logging
 
 from kp_train.batches import IGNORED, Item, plan_batches
 from kp_train.losses import Reduction, count_units, normalised_loss
+from kp_train.quiet import quiet_transformers
 from kp_train.students.student import Recipe, Student
 
 ACCURACY = "eval_accuracy"
@@ -104,7 +103,7 @@ def train(
         resume_from: a checkpoint of the same run to go on from.
         report: called at each log line and evaluation.
     """
-    with _quiet_transformers():
+    with quiet_transformers():
         trainer = DistillationTrainer(student, items, num_tasks, schedule, evaluate, folder)
         trainer.add_callback(_Reporter(schedule.steps, report))
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
@@ -283,16 +282,3 @@ def _curve(history: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, float], .
     names = {"step": "step", "loss": "loss", ACCURACY: "validation_accuracy", "learning_rate": "learning_rate"}
     lines = [log for log in history if "loss" in log or ACCURACY in log]
     return tuple({names[key]: value for key, value in log.items() if key in names} for log in lines)
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Errors only, and no progress bars, while Trainer works."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()

@@ -149,6 +149,7 @@ def render_card(
         configs=configs,
         front=front,
         num_recurring=num_recurring,
+        command=Safe(_command(front["kp_data"])),
         run_json=Safe(_fenced_json(summary.tables.run)),
         samples=[conflict for conflict in summary.conflicts if conflict.kept],
     )
@@ -335,6 +336,13 @@ def _teacher_entry(teacher: TeacherFacts) -> dict[str, Any]:
         "chosen": teacher.num_chosen,
         "cost_usd": teacher.cost_usd,
     }
+
+
+def _command(provenance: Mapping[str, Any]) -> str:
+    method, seed = str(provenance["method"]), provenance["seed"]
+    # Inside a code span nothing can be escaped: a method of any other form is not repeated there.
+    named = method if re.fullmatch(r"[a-z0-9-]+", method) else "METHOD"
+    return f"kp-data purify PANEL --method {named}{f' --seed {seed}' if isinstance(seed, int) else ''} --out FOLDER"
 
 
 def _fenced_json(value: Mapping[str, Any]) -> str:

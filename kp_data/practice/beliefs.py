@@ -2,7 +2,8 @@
 
 A misconception changes one of the three steps of reasoning: of which kind a thing is, to which class a circumstance
 belongs, or what the rule says. Popular ones are held by two or three teachers, so that a majority can be wrong
-together; the others belong to one teacher alone.
+together; the others belong to one teacher alone. Even an expert has a blind spot in each of its subjects, where only
+the other expert is right.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Final
 
-from kp_data.practice.subjects import ANIMALS, ILLNESSES, LAW, MACHINES, PLANTS, STONES, Subject
+from kp_data.practice.subjects import ANIMALS, ILLNESSES, LAW, MACHINES, PLANTS, STONES, SUBJECTS, Subject
 
 Rule = Mapping[tuple[str, str], str]
 
@@ -162,7 +163,22 @@ _INDIVIDUAL: Final = (
     Misconception("plants", ("dario",), rule=_exchange_classes(PLANTS, ("shore plant",), "a dry spell", "a storm")),
     Misconception("plants", ("elin",), rule=_exchange_kinds(PLANTS, "marsh plant", "forest plant", ("a storm",))),
 )
-MISCONCEPTIONS: Final = _POPULAR + _INDIVIDUAL
+
+
+def _blind_spots() -> tuple[Misconception, ...]:
+    """One gap of each expert in each of its subjects: one kind in one class, another for each of the two experts."""
+    spots = []
+    for name, subject in SUBJECTS.items():
+        experts = [teacher for teacher, subjects in EXPERTS.items() if name in subjects]
+        for teacher, (kind, seen, mistaken_for) in zip(experts, ((0, 0, 1), (2, 2, 0)), strict=False):
+            classes = tuple(subject.classes)
+            wrong = subject.outcome(subject.kinds[kind], classes[mistaken_for])
+            spots.append(Misconception(name, (teacher,), rule={(subject.kinds[kind], classes[seen]): wrong}))
+    return tuple(spots)
+
+
+BLIND_SPOTS: Final = _blind_spots()
+MISCONCEPTIONS: Final = _POPULAR + _INDIVIDUAL + BLIND_SPOTS
 
 
 @cache

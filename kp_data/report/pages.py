@@ -45,6 +45,16 @@ COMPARE_COLUMNS: Final = (
     Column("extra_parameters", "parameters", "number"),
 )
 
+SPLIT_COLUMNS: Final = (
+    Column("split", "split"),
+    Column("n_questions", "questions", "number"),
+    Column("purified_accuracy", "purified", "percent"),
+    Column("best_single_accuracy", "best single", "percent"),
+    Column("majority_accuracy", "majority", "percent"),
+    Column("oracle_accuracy", "oracle", "percent"),
+    Column("gap_closed", "gap closed", "percent"),
+)
+
 STUDENT_COLUMNS: Final = (
     Column("name", "trained on"),
     Column("split", "split"),
@@ -113,6 +123,31 @@ def page_of_folder(folder: Path, students: Sequence[StudentRow | Mapping[str, An
 def page_of_students(students: Sequence[StudentRow | Mapping[str, Any]], *, title: str = "Students") -> ReportPage:
     """A page of students alone."""
     return ReportPage(title=title, sections=_students([StudentRow.of(row) for row in students]))
+
+
+def read_students(files: Mapping[str, str | Path]) -> list[StudentRow]:
+    """What `kp-train evaluate --json` printed into files, one row a student and split.
+
+    Args:
+        files: what a student was trained on, to the file with its results.
+
+    Raises:
+        DataError: a file is missing or holds something else.
+    """
+    rows = []
+    for name, path in files.items():
+        result = read_json(Path(path))
+        if not isinstance(result, dict):
+            raise DataError("not a result of `kp-train evaluate --json`", place=path)
+        splits = result.get("splits")
+        parts = splits if isinstance(splits, dict) else {result.get("split"): result}
+        for split, part in parts.items():
+            if not isinstance(part, dict) or not isinstance(part.get("accuracy"), float | int):
+                raise DataError("holds no accuracy; write it with `kp-train evaluate --json`", place=path)
+            rows.append(
+                StudentRow(name, str(split or "test"), float(part["accuracy"]), _pair(part.get("ci95")), part.get("n"))
+            )
+    return rows
 
 
 def teacher_rows(summary: Summary) -> list[dict[str, Any]]:
@@ -250,7 +285,8 @@ def _accuracy(summary: Summary) -> list[Section]:
         return []
     words = "A question counts as right when the teacher whose rationale was kept answered it right by itself."
     chart = interval_chart(estimates, title="Accuracy by rule", description=_described(estimates))
-    return [Section("How often the kept rationale is right", words, chart=chart)]
+    table = as_html_table([{"split": name, **scores} for name, scores in scored.items()], SPLIT_COLUMNS)
+    return [Section("How often the kept rationale is right", words, chart=chart, table=table)]
 
 
 def _students(students: Sequence[StudentRow]) -> list[Section]:

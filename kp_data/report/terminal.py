@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from kp_data.report.html import Table
+from kp_data.report.html import ReportPage, Section, Table
+from kp_data.summary import Voice
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,22 @@ def print_table(
     _print(_rich_table(rows, columns, title), stream, width=None, color="NO_COLOR" not in os.environ)
 
 
+def show_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:
+    """Print rows of ready texts, a column for each key, in the order of first appearance."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    print_table(rows, [Column(key, key) for key in keys], title=title)
+
+
+def print_page(page: ReportPage, stream: TextIO | None = None) -> None:
+    """Print what a page says, without its pictures."""
+    stream = stream or sys.stdout
+    lines = [page.title, page.subtitle, ""]
+    lines += [f"  {fact.label}: {fact.value}{f' ({fact.note})' if fact.note else ''}" for fact in page.facts]
+    stream.write("\n".join(_printable(line) for line in lines) + "\n")
+    for section in page.sections:
+        _print_section(section, stream)
+
+
 def as_html_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> Table:
     """The same rows and columns for a report page."""
     return Table(
@@ -80,6 +97,28 @@ def format_value(value: Any, style: str = "text") -> str:
     if style == "number":
         return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
     return str(value)
+
+
+def _print_section(section: Section, stream: TextIO) -> None:
+    stream.write("\n")
+    if section.table is not None:
+        headings = section.table.columns
+        rows = [dict(zip(headings, row, strict=True)) for row in section.table.rows]
+        columns = [Column(name, name, "range" if name in section.table.numeric else "text") for name in headings]
+        print_table(rows, columns, title=section.heading, stream=stream)
+    elif section.note or section.conflicts:
+        stream.write(f"{section.heading}\n")
+    for conflict in section.conflicts:
+        lines = [f"  {conflict.question}", *(f"    {_heard(voice)}" for voice in conflict.voices)]
+        stream.write("\n".join(_printable(line) for line in lines) + "\n")
+    if section.note:
+        stream.write(f"  {_printable(section.note)}\n")
+
+
+def _heard(voice: Voice) -> str:
+    verdict = "" if voice.correct is None else ", right" if voice.correct else ", wrong"
+    kept = " (kept)" if voice.chosen else ""
+    return f"{voice.teacher}{kept}: {voice.conclusion or 'no answer read'}{verdict}"
 
 
 def _rich_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str | None) -> Any:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from kp_data.errors import ConfigError, DataError
 from kp_data.tables import read_json
+from kp_train.quiet import quiet_transformers
 from kp_train.students.student import STUDENT_FILE, Recipe, Student
 
 __all__ = ["STUDENTS", "Recipe", "Student", "StudentKind", "load_student", "make_student"]
@@ -64,6 +65,11 @@ def make_student(name: str, *, texts: Sequence[str], seed: int) -> Student:
     Raises:
         ConfigError: no such student, or a checkpoint of an unsupported kind.
     """
+    with quiet_transformers():
+        return _make(name, texts, seed)
+
+
+def _make(name: str, texts: Sequence[str], seed: int) -> Student:
     if name == "tiny-t5":
         from kp_train.students.tiny_t5 import make_tiny_t5
 
@@ -86,8 +92,11 @@ def load_student(folder: Path) -> Student:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError("no such folder; give the --out folder of `kp-train fit`", place=folder)
-    if not (folder / STUDENT_FILE).is_file():
-        return _load_plain(folder)
+    with quiet_transformers():
+        return _load(folder) if (folder / STUDENT_FILE).is_file() else _load_plain(folder)
+
+
+def _load(folder: Path) -> Student:
     described = read_json(folder / STUDENT_FILE)
     kind = described.get("kind") if isinstance(described, dict) else None
     if kind == "seq2seq":

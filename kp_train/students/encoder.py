@@ -31,14 +31,14 @@ SCORED_AT_ONCE: Final = 32
 RECIPE: Final = Recipe(lr=5e-5, batch=16, epochs=3, schedule="linear", warmup=0.06, weight_decay=0.01, bf16=True)
 
 
-class PairScorer(PreTrainedModel):
+class PairScorer(PreTrainedModel):  # type: ignore[no-untyped-call]
     """An encoder with mean pooling and a linear head: (R, S) tokens to (R,) scores."""
 
     def __init__(self, encoder: PreTrainedModel) -> None:
         super().__init__(encoder.config)
         self.encoder = encoder
         self.head = nn.Linear(encoder.config.hidden_size, 1)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: the encoder comes with its weights, and the head's are set by nn.Linear."""
@@ -140,7 +140,7 @@ class EncoderStudent:
     @torch.inference_mode()
     def choice_log_probs(self, questions: Sequence[Question], *, per_token: bool = False) -> list[list[float]]:
         """For each question, log-probability of each choice among them, in nats; `per_token` changes nothing here."""
-        self.model.eval()
+        self.model.train(False)
         pairs = [self._pairs(question) for question in questions]
         order = sorted(range(len(questions)), key=lambda row: max(map(len, pairs[row])))
         scores: list[list[float]] = [[] for _ in questions]
@@ -152,6 +152,10 @@ class EncoderStudent:
             for row, score in zip(rows, flat.split([len(pairs[row]) for row in rows]), strict=True):
                 scores[row] = score.log_softmax(dim=0).tolist()
         return scores
+
+    def generate(self, question: Question, prefix: str) -> str:
+        """Refused: an encoder cannot write."""
+        raise MethodError("an encoder scores choices and cannot write")
 
     def save(self, folder: Path) -> None:
         """An encoder that AutoModel and AutoTokenizer load, the head beside it, and student.json."""

@@ -38,6 +38,9 @@ class Seq2SeqStudent:
     kind = "seq2seq"
     writes_text = True
 
+    # `model` is Any: encoder-decoder methods of transformers are untyped, or typed as tensors.
+    model: Any
+
     def __init__(
         self,
         model: PreTrainedModel,

@@ -51,10 +51,16 @@ class Student(Protocol):
     Axes: N targets in a batch, L positions, Q questions, C choices.
     """
 
-    kind: str
-    model: PreTrainedModel
     truncated: int
     """Inputs and targets cut so far because they were longer than the student takes."""
+
+    @property
+    def kind(self) -> str:
+        """`seq2seq` or `encoder`, as student.json has it."""
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model itself."""
 
     @property
     def recipe(self) -> Recipe:
@@ -85,6 +91,13 @@ class Student(Protocol):
 
     def choice_log_probs(self, questions: Sequence[Question], *, per_token: bool = False) -> list[list[float]]:
         """For each question, a score of each choice: its log-probability in nats, or that per token."""
+
+    def generate(self, question: Question, prefix: str) -> str:
+        """What the student writes under a prefix.
+
+        Raises:
+            MethodError: it cannot write.
+        """
 
     def save(self, folder: Path) -> None:
         """Write model, tokenizer and `student.json` into a folder, weights as safetensors."""

@@ -17,6 +17,8 @@ from kp_train.students.seq2seq import Seq2SeqStudent
 from kp_train.students.student import Recipe
 
 VOCABULARY: Final = 2048
+SPECIAL: Final = ("<pad>", "</s>", "<unk>")
+"""Tokens 0, 1 and 2: padding, which also starts the decoder, end, and unknown, which bytes make impossible."""
 RECIPE: Final = Recipe(lr=2e-3, batch=32, epochs=60, schedule="linear", warmup=0.05, weight_decay=0.01, bf16=False)
 
 
@@ -40,18 +42,16 @@ def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=["<pad>", "</s>", "<unk>"],
+        special_tokens=list(SPECIAL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(sorted(texts), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        clean_up_tokenization_spaces=False,
+    marks = dict(zip(("pad_token", "eos_token", "unk_token"), SPECIAL, strict=True))
+    wrapped: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **marks
     )
+    return wrapped
 
 
 def _config(tokenizer: PreTrainedTokenizerFast) -> T5Config:
@@ -65,7 +65,7 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> T5Config:
         num_heads=4,
         dropout_rate=0.1,
         feed_forward_proj="gated-gelu",
-        decoder_start_token_id=0,
         pad_token_id=0,
         eos_token_id=1,
+        **{"decoder_start_token_id": 0},
     )

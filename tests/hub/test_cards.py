@@ -69,6 +69,7 @@ def test_every_number_comes_from_the_folder(make_purified):
     assert "| cy | lab/cy-7b | blind | 10 | 2 (2 timeout) | 0.0 % | 0.0 % | unknown |" in text
     assert "| test | 10 | 62.5 % | 50.0 % | 25.0 % | 100.0 % | 50.0 % |" in text
     assert 'load_dataset("me/things", revision="v1.0.0")' in text
+    assert "`kp-data purify PANEL --method best-single --seed 3 --out FOLDER`" in text
 
 
 def test_a_listed_licence_stands_as_it_is_and_another_gets_a_name(make_purified):

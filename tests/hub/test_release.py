@@ -129,7 +129,7 @@ def test_one_row_a_teacher_is_joined_to_its_question(make_purified):
     write_parquet(pa.Table.from_pylist(rows, schema=table.schema), folder / "purified.parquet")
     files = build_release(folder, version="1.0.0", name=NAME).files
     assert pq.read_table(pa.BufferReader(files["panel/train-00000-of-00001.parquet"])).num_rows == 12
-    assert "10 questions were put to 3 teacher" in files["README.md"].decode()
+    assert "10 questions were put to 3 teachers" in files["README.md"].decode()
 
 
 def test_local_paths_stay_at_home(make_purified):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kp_data.errors import TeacherError
 from kp_data.practice import IN_DOMAIN, SUBJECTS, TEACHERS, find_teacher, make_questions
-from kp_data.practice.beliefs import MISCONCEPTIONS, argue_rightly
+from kp_data.practice.beliefs import BLIND_SPOTS, MISCONCEPTIONS, argue_rightly
 from kp_data.practice.reading import last_prompt, read_prompt
 from kp_data.practice.teachers import HABITS, REFUSAL, UNKNOWN
 from kp_data.schema import Question
@@ -56,13 +56,20 @@ def test_on_the_held_out_subject_the_experts_of_its_neighbour_know_part(seed: in
 
 
 @pytest.mark.parametrize("subject", [subject.name for subject in IN_DOMAIN])
-def test_each_subject_has_two_experts_who_are_always_right_and_three_who_are_often_wrong(subject: str):
+def test_each_subject_has_two_experts_who_are_rarely_wrong_and_three_who_are_often_wrong(subject: str):
     questions = make_questions(120, subjects=[subject])
     experts = {name for name, teacher in TEACHERS.items() if subject in teacher.subjects}
     assert len(experts) == 2
     for name, teacher in TEACHERS.items():
         accuracy = sum(teacher.conclude(q) == q.answer_index for q in questions) / len(questions)
-        assert accuracy == 1.0 if name in experts else 0.25 < accuracy < 0.75
+        assert 0.82 < accuracy < 1.0 if name in experts else 0.25 < accuracy < 0.75
+
+
+@pytest.mark.parametrize("subject", [subject.name for subject in IN_DOMAIN])
+def test_where_one_expert_has_its_blind_spot_the_other_is_right(subject: str):
+    experts = [teacher for teacher in TEACHERS.values() if subject in teacher.subjects]
+    for question in make_questions(120, subjects=[subject]):
+        assert any(expert.conclude(question) == question.answer_index for expert in experts)
 
 
 def test_misconceptions_name_what_there_is():
@@ -73,7 +80,8 @@ def test_misconceptions_name_what_there_is():
         assert all(kind in subject.kinds and name in subject.classes for kind, name in held.rule)
         assert set(held.rule.values()) <= set(subject.outcomes)
         assert set(held.holders) <= set(TEACHERS)
-        assert not any(held.subject in TEACHERS[name].subjects for name in held.holders)
+        known = [held.subject in TEACHERS[name].subjects for name in held.holders]
+        assert all(known) if held in BLIND_SPOTS else not any(known)
 
 
 def test_some_misconceptions_are_popular_and_some_are_individual():
@@ -105,7 +113,9 @@ def test_a_wrong_answer_comes_with_the_wrong_step_that_leads_to_it():
             assert own.outcome in said
             # Two wrong steps can lead to the right answer; right steps never lead to a wrong one.
             assert own != steps or teacher.conclude(question) == question.answer_index
-            assert own == steps or question.subject not in teacher.subjects
+            # An expert's blind spot is in the rule: it knows what things are.
+            if question.subject in teacher.subjects:
+                assert (own.kind, own.class_name) == (steps.kind, steps.class_name)
 
 
 def test_rationales_are_short():

@@ -15,9 +15,12 @@ from kp_data.report import (
     StudentRow,
     page_of_folder,
     page_of_students,
+    print_page,
     print_table,
+    read_students,
     render_html,
     render_table,
+    show_table,
     write_html,
 )
 from kp_data.schema import PURIFIED, Question, Response
@@ -215,3 +218,35 @@ def test_a_terminal_gets_its_table_folded_to_its_width(monkeypatch):
 
 def test_an_empty_table_has_its_headings():
     assert "teacher" in render_table([], [Column("name", "teacher")])
+
+
+def test_rows_of_texts_need_no_columns(capsys):
+    show_table([{"student": "gold", "test": "0.5"}, {"student": "purified", "ood": "0.4"}], title="accuracy")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["accuracy"]
+    assert lines[1] == ["student", "test", "ood"]
+    assert lines[3:] == [["gold", "0.5", "–"], ["purified", "–", "0.4"]]
+
+
+def test_the_terminal_says_what_the_page_says_without_control_characters(purified, capsys):
+    print_page(page_of_folder(purified, STUDENTS))
+    shown = capsys.readouterr().out
+    for words in (
+        "kept one is right on: 25.0 % (on test)",
+        "62.5 %",
+        "50.0–70.0 %",
+        "ada (kept): yes, right",
+        "Furthest",
+    ):
+        assert words in shown
+    assert "\x1b" not in shown
+
+
+def test_results_of_evaluation_are_read_split_by_split(tmp_path):
+    write_json({"splits": {"test": {"accuracy": 0.5, "ci95": [0.4, 0.6], "n": 80}}}, tmp_path / "many.json")
+    write_json({"split": "ood", "accuracy": 0.25, "n": 9}, tmp_path / "one.json")
+    rows = read_students({"gold": tmp_path / "many.json", "purified": str(tmp_path / "one.json")})
+    assert rows == [StudentRow("gold", "test", 0.5, (0.4, 0.6), 80), StudentRow("purified", "ood", 0.25, None, 9)]
+    write_json({"splits": {"test": {}}}, tmp_path / "none.json")
+    with pytest.raises(DataError, match="holds no accuracy"):
+        read_students({"x": tmp_path / "none.json"})
