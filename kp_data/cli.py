@@ -178,7 +178,7 @@ def purify(
         batch_size=batch_size,
     )
     if json_:
-        out_json(result.to_json())
+        out_json(result.as_dict())
     elif not quiet:
         from kp_data.report import Column, print_table
 
@@ -231,7 +231,7 @@ def compare(
         device=device,
         batch_size=batch_size,
     )
-    rows = [row.to_json() for row in compared]
+    rows = [row.as_dict() for row in compared]
     if out is not None:
         from kp_data.report import page_of_folder, write_html
 

@@ -24,6 +24,8 @@ from kp_data.tables import questions_of, read_questions, read_responses
 
 Array = np.ndarray[Any, Any]
 NONE = -1
+UNANSWERED = ("rate_limited", "timeout", "bad_response", "auth", "budget")
+"""Failures of the call, not of the teacher: they say nothing about its skill. A refusal does."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Panel:
         rationale_QT: (Q, T) object array of rationale texts, None where there is none.
         answer_QT: (Q, T) int, what each teacher concluded blind (all -1 without blind responses), -1: none read.
         stated_QT: (Q, T) int, what the rationale of `rationale_QT` concludes, -1: none read.
-        skill_QT: (Q, T) float in [0, 1], share of a cell's blind samples that are right; nan: not asked, or no gold.
+        skill_QT: (Q, T) float in [0, 1], share of a cell's blind samples that are right; nan: not asked, no reply came, or no gold.
         asked_QT: (Q, T) bool, whether the panel holds the cell of `rationale_mode` at all, failed or not.
         gold_Q: (Q,) int, gold answer, -1: unlabelled.
     """
@@ -185,9 +187,9 @@ def _align(
     answer_QT, stated_QT = np.full(shape, NONE), np.full(shape, NONE)
     right_QT, samples_QT = np.zeros(shape), np.zeros(shape)
     asked_QT = np.zeros(shape, dtype=bool)
-    names = ("question_id", "teacher", "mode", "sample", "rationale", "answer", "answer_index")
+    names = ("question_id", "teacher", "mode", "sample", "rationale", "answer", "answer_index", "error")
     rows = zip(*(responses[name].to_pylist() for name in names), strict=True)
-    for number, (question_id, teacher, mode, sample, rationale, answer, index) in enumerate(rows, start=1):
+    for number, (question_id, teacher, mode, sample, rationale, answer, index, error) in enumerate(rows, start=1):
         if question_id not in row_of:
             raise DataError(
                 f"a response of {teacher} belongs to question {question_id!r}, which questions.parquet lacks",
@@ -201,7 +203,7 @@ def _align(
                 place=place,
             )
         code = _code(index, answer if not choices else None, codes[cell[0]])
-        if mode == "blind":
+        if mode == "blind" and error not in UNANSWERED:
             samples_QT[cell] += 1
             right_QT[cell] += code != NONE and code == gold_Q[cell[0]]
             if sample == 0:

@@ -46,10 +46,13 @@ class Example:
 Item = tuple[Example, ...]
 """All targets of one row: they are learned in the same step."""
 
+Visit = tuple[int, int]
+"""A row, and the how-manieth time it comes; a row with several wordings shows another each time."""
+
 
 def plan_batches(
     lengths: Sequence[int], *, steps: int, batch: int, accumulate: int, seed: int
-) -> list[tuple[int, ...]]:
+) -> list[tuple[Visit, ...]]:
     """The rows of every micro-batch of a run, `accumulate` micro-batches a step.
 
     Every row comes once an epoch; an epoch's leftover rows open the next one, so that no step is short.
@@ -61,17 +64,14 @@ def plan_batches(
         accumulate: micro-batches that a step is cut into, at most `batch`.
         seed: of the order.
 
-    Returns: steps x accumulate tuples of row numbers.
+    Returns: steps x accumulate tuples of (row, visit), both from 0.
     """
-    stream = _epochs(len(lengths), seed)
-    draw = random.Random(f"batches:{seed}")
-    plan: list[tuple[int, ...]] = []
-    while len(plan) < steps * accumulate:
-        window = sorted((next(stream) for _ in range(batch * WINDOW_BATCHES)), key=lengths.__getitem__)
-        batches = [window[start : start + batch] for start in range(0, len(window), batch)]
-        draw.shuffle(batches)
-        plan += [micro for rows in batches for micro in _cut(rows, accumulate)]
-    return plan[: steps * accumulate]
+    plan: list[tuple[Visit, ...]] = []
+    for rows in _batches(lengths, batch, seed):
+        if len(plan) >= steps * accumulate:
+            break
+        plan += _cut(rows, accumulate)
+    return plan
 
 
 def pad(sequences: Sequence[Sequence[int]], value: int) -> list[list[int]]:
@@ -84,15 +84,26 @@ def pad(sequences: Sequence[Sequence[int]], value: int) -> list[list[int]]:
     return [[*tokens, *[value] * (longest - len(tokens))] for tokens in sequences]
 
 
-def _epochs(num_rows: int, seed: int) -> Iterator[int]:
+def _batches(lengths: Sequence[int], batch: int, seed: int) -> Iterator[list[Visit]]:
+    """Batches of whole size, without end."""
     draw = random.Random(f"rows:{seed}")
-    rows = list(range(num_rows))
-    while True:
+    rows = list(range(len(lengths)))
+    waiting: list[Visit] = []
+    for epoch in itertools.count():
         draw.shuffle(rows)
-        yield from rows
+        waiting += [(row, epoch) for row in rows]
+        whole = len(waiting) - len(waiting) % batch
+        # Windows end with the epoch: sorting across its end would bring the two visits of a row together.
+        for start in range(0, whole, batch * WINDOW_BATCHES):
+            window = waiting[start : min(start + batch * WINDOW_BATCHES, whole)]
+            window.sort(key=lambda visit: lengths[visit[0]])
+            batches = [window[first : first + batch] for first in range(0, len(window), batch)]
+            draw.shuffle(batches)
+            yield from batches
+        waiting = waiting[whole:]
 
 
-def _cut(rows: Sequence[int], parts: int) -> list[tuple[int, ...]]:
+def _cut(rows: Sequence[Visit], parts: int) -> list[tuple[Visit, ...]]:
     """Rows in consecutive parts whose sizes differ by one at most."""
     bounds = [len(rows) * part // parts for part in range(parts + 1)]
     return [tuple(rows[start:end]) for start, end in itertools.pairwise(bounds)]

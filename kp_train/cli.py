@@ -118,6 +118,10 @@ def fit(
         bool | None,
         typer.Option("--bf16/--fp32", help="Number format; default: the recipe's.", rich_help_panel=HOW_LONG),
     ] = None,
+    choice_orders: Annotated[
+        int | None,
+        typer.Option(help="Show the choices of a row in this many orders, in turn.", rich_help_panel=LOSS),
+    ] = None,
     seed: Seed = 0,
     json_: Json = False,
     quiet: Quiet = False,
@@ -143,6 +147,7 @@ def fit(
         accumulate=accumulate,
         eval_steps=eval_steps,
         bf16=bf16,
+        choice_orders=choice_orders,
         reduction=reduction,
         seed=seed,
     )

@@ -78,7 +78,8 @@ class Dataset:
 
 def gold_dataset(questions: Sequence[Question], place: str) -> Dataset:
     """Questions with gold answers and no rationales."""
-    return Dataset(place, tuple(Row(question) for question in questions))
+    digest = hashlib.sha256(repr(list(questions)).encode()).hexdigest()
+    return Dataset(place, tuple(Row(question) for question in questions), hashes={"questions": digest})
 
 
 def read_dataset(folder: Path, *, teachers: Sequence[str] | None = None) -> Dataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from kp_train.objectives import Objective, Weights, objective_named
 from kp_train.quiet import quiet_transformers
 from kp_train.run_folder import RunFolder
 from kp_train.students import STUDENTS, Recipe, Student, make_student
-from kp_train.views import LABEL, Labels, Row, Target, question_input
+from kp_train.views import LABEL, Labels, Row, Target, question_input, reordered
 
 if TYPE_CHECKING:
     from kp_train.trainer import Progress, Schedule, TrainingResult
@@ -50,6 +51,7 @@ class FitOptions:
         accumulate: micro-batches a step is cut into.
         eval_steps: steps between two validations.
         bf16: compute in bfloat16.
+        choice_orders: orders in which the choices of a row are shown, in turn.
         reduction: `token-mean` or `sequence-sum`.
         seed: of every random choice.
     """
@@ -68,6 +70,7 @@ class FitOptions:
     accumulate: int = 1
     eval_steps: int | None = None
     bf16: bool | None = None
+    choice_orders: int | None = None
     reduction: str = "token-mean"
     seed: int = 0
 
@@ -77,7 +80,7 @@ class FitOptions:
         Raises:
             ConfigError: names the option.
         """
-        for name in ("epochs", "steps", "lr", "batch", "accumulate", "eval_steps"):
+        for name in ("epochs", "steps", "lr", "batch", "accumulate", "eval_steps", "choice_orders"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{value} is not above 0", place=f"--{name.replace('_', '-')}")
@@ -144,9 +147,9 @@ def _run(
     tasks = list(dict.fromkeys(target.task for _, targets in assigned for target in targets))
     if not student.writes_text and tasks != [LABEL]:
         raise MethodError(f"{options.student} scores choices and cannot write rationales; use --objective fine-tune")
-    items = _encode(student, assigned, tasks)
+    schedule = _schedule(student.recipe, options, len(assigned))
+    items = _encode(student, assigned, tasks, orders=schedule.recipe.choice_orders, seed=options.seed)
     truncated = student.truncated
-    schedule = _schedule(student.recipe, options, len(items))
     folder.begin()
     if checkpoint := folder.last_checkpoint():
         say(f"going on from step {checkpoint.name.removeprefix('checkpoint-')} of {schedule.steps}")
@@ -226,19 +229,29 @@ def _texts(assigned: Sequence[Assignment]) -> list[str]:
     return sorted(texts)
 
 
-def _encode(student: Student, assigned: Sequence[Assignment], tasks: Sequence[str]) -> list[Item]:
+def _encode(
+    student: Student, assigned: Sequence[Assignment], tasks: Sequence[str], *, orders: int, seed: int
+) -> list[list[Item]]:
+    """Each row in each order of its choices, tokenised once."""
     number = {task: index for index, task in enumerate(tasks)}
-    return [
-        tuple(student.encode(row.question, target, task=number[target.task]) for target in targets)
-        for row, targets in assigned
-    ]
+    draw = random.Random(f"choices:{seed}")
+    items = []
+    for row, targets in assigned:
+        wordings = [row, *(reordered(row, draw) for _ in range(orders - 1))]
+        items.append(
+            [
+                tuple(student.encode(wording.question, target, task=number[target.task]) for target in targets)
+                for wording in wordings
+            ]
+        )
+    return items
 
 
 def _schedule(recipe: Recipe, options: FitOptions, num_rows: int) -> Schedule:
     from kp_train.losses import REDUCTIONS
     from kp_train.trainer import Schedule
 
-    given = {name: getattr(options, name) for name in ("lr", "batch", "epochs", "bf16")}
+    given = {name: getattr(options, name) for name in ("lr", "batch", "epochs", "bf16", "choice_orders")}
     recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
     if options.accumulate > recipe.batch:
         raise ConfigError(f"{options.accumulate} micro-batches of {recipe.batch} rows", place="--accumulate")

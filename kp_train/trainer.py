@@ -82,7 +82,7 @@ class Progress:
 
 def train(
     student: Student,
-    items: Sequence[Item],
+    items: Sequence[Sequence[Item]],
     *,
     num_tasks: int,
     schedule: Schedule,
@@ -95,7 +95,7 @@ def train(
 
     Args:
         student: changed in place.
-        items: tokenised rows.
+        items: for each row its wordings, tokenised; the first visit takes the first, and so on in turn.
         num_tasks: K, number of different tasks among their targets.
         schedule: how long.
         evaluate: accuracy of the student as it is now, on validation rows.
@@ -116,7 +116,7 @@ class DistillationTrainer(Trainer):
     def __init__(
         self,
         student: Student,
-        items: Sequence[Item],
+        items: Sequence[Sequence[Item]],
         num_tasks: int,
         schedule: Schedule,
         evaluate: Callable[[], float],
@@ -216,10 +216,10 @@ class DistillationTrainer(Trainer):
 class _MicroBatches(TorchDataset[list[Item]]):
     """Every micro-batch of a run, in order."""
 
-    def __init__(self, items: Sequence[Item], schedule: Schedule) -> None:
+    def __init__(self, items: Sequence[Sequence[Item]], schedule: Schedule) -> None:
         self._items = items
         self._plan = plan_batches(
-            [max(example.length for example in item) for item in items],
+            [max(example.length for example in wordings[0]) for wordings in items],
             steps=schedule.steps,
             batch=schedule.recipe.batch,
             accumulate=schedule.accumulate,
@@ -230,7 +230,7 @@ class _MicroBatches(TorchDataset[list[Item]]):
         return len(self._plan)
 
     def __getitem__(self, number: int) -> list[Item]:
-        return [self._items[row] for row in self._plan[number]]
+        return [self._items[row][visit % len(self._items[row])] for row, visit in self._plan[number]]
 
 
 class _Reporter(TrainerCallback):
@@ -260,6 +260,7 @@ def _arguments(schedule: Schedule, folder: Path) -> TrainingArguments:
         weight_decay=recipe.weight_decay,
         max_grad_norm=1.0,
         bf16=recipe.bf16,
+        use_cpu=not torch.accelerator.is_available(),
         seed=schedule.seed,
         eval_strategy="steps",
         eval_steps=schedule.eval_steps,

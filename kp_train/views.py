@@ -8,8 +8,10 @@ label is the option's text, not its letter.
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from kp_data.schema import Question
@@ -18,6 +20,8 @@ LABEL: Final = "label"
 LABEL_PREFIX: Final = "predict: "
 RATIONALE: Final = "rationale"
 RATIONALE_PREFIX: Final = "explain: "
+
+_LETTER: Final = re.compile(r"\([A-Za-z]\)|\b(?:option|choice|answer|letter)s?:? +\(?[A-Z]\b", re.IGNORECASE)
 
 Labels = Literal["gold", "purified"]
 LABELS: Final[tuple[Labels, ...]] = ("gold", "purified")
@@ -77,6 +81,20 @@ def question_input(question: Question) -> str:
     (b) no
     """
     return "\n".join(question_lines(question))
+
+
+def reordered(row: Row, draw: random.Random) -> Row:
+    """The row with its choices in another order: the right one is known by its text, so nothing else changes.
+
+    A row whose rationales name choices by letter comes back as it is, for the letters would no longer fit.
+    """
+    question = row.question
+    rationales = [*row.rationales.values(), row.purified or ""]
+    if not question.choices or any(_LETTER.search(text) for text in rationales):
+        return row
+    choices = tuple(draw.sample(question.choices, len(question.choices)))
+    index = None if question.answer is None else choices.index(question.answer)
+    return replace(row, question=replace(question, choices=choices, answer_index=index))
 
 
 def label_view(row: Row, labels: Labels = "gold") -> list[Target]:

@@ -67,6 +67,15 @@ def test_a_failed_cell_has_been_asked_but_gives_no_rationale() -> None:
     assert panel.skill_QT[0, 0] == 0.0
 
 
+def test_a_call_that_failed_on_the_way_says_nothing_about_skill() -> None:
+    panel = panel_of(
+        {"question_id": "a", "teacher": "t", "rationale": None, "error": "rate_limited"},
+        {"question_id": "b", "teacher": "t", "rationale": None, "error": "truncated"},
+    )
+    assert np.array_equal(panel.skill_QT, [[np.nan], [0.0]], equal_nan=True)
+    assert panel.asked_QT.all()
+
+
 def test_a_split_or_teacher_that_is_not_there_is_named_with_those_that_are() -> None:
     panel = panel_of({"question_id": "a", "teacher": "t", "answer_index": 0})
     assert len(panel.split("train")) == 1

@@ -36,7 +36,7 @@ def fit_random(data: FitData, options: object, context: Context) -> Fitted:
 
 def fit_best_single(data: FitData, options: object, context: Context) -> Fitted:
     """The teacher that is most often right on train; where it has no rationale, the next best."""
-    score_T = accuracy_T(data.train)
+    score_T = accuracy_T(data.whole_train)
     router = ConstantRouter(data.train.teachers, tuple(score_T.tolist()), method="best-single")
 
     def purify(panel: Panel) -> Purification:
@@ -48,7 +48,7 @@ def fit_best_single(data: FitData, options: object, context: Context) -> Fitted:
 
 def fit_majority(data: FitData, options: object, context: Context) -> Fitted:
     """A teacher that concludes what most conclude; of several, the one that is most often right on train."""
-    order_T = ranking_T(accuracy_T(data.train))
+    order_T = ranking_T(accuracy_T(data.whole_train))
 
     def purify(panel: Panel) -> Purification:
         vote_QT = votes_QT(panel.concluded_QT)
@@ -67,7 +67,7 @@ def fit_oracle(data: FitData, options: object, context: Context) -> Fitted:
 
     Of several right ones, and where none is right or gold is unknown, the one most often right on train.
     """
-    order_T = ranking_T(accuracy_T(data.train))
+    order_T = ranking_T(accuracy_T(data.whole_train))
 
     def purify(panel: Panel) -> Purification:
         right_QT = correct_QT(panel.answer_QT, panel.gold_Q).astype(float)
@@ -81,7 +81,7 @@ def fit_all(data: FitData, options: object, context: Context) -> Fitted:
     """Every rationale there is: no purification, what TinyLLM trains on."""
 
     def purify(panel: Panel) -> Purification:
-        return Purification(np.full(panel.has_rationale_QT.shape, np.nan), panel.has_rationale_QT)
+        return Purification(np.full(panel.has_rationale_QT.shape, np.nan), panel.has_rationale_QT, several=True)
 
     note = "every rationale is kept: one row a question and teacher, and accuracy is the mean over the kept rationales"
     return Fitted(purify, calls_per_question=len(data.train.teachers), notes=(note,))

@@ -60,7 +60,7 @@ class Comparison:
     fit: dict[str, Any]
     notes: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """One JSON object, the figures at its top level."""
         special = ("method", "split", "figures", "subjects")
         rest = {name: value for name, value in vars(self).items() if name not in special}
@@ -114,7 +114,7 @@ def compare_methods(
         compared.append(_measure(panel, run, split, seed, num_draws))
         progress("methods", number, len(chosen))
     if out is not None:
-        write_json([comparison.to_json() for comparison in compared], Path(out) / COMPARE_FILE)
+        write_json([comparison.as_dict() for comparison in compared], Path(out) / COMPARE_FILE)
     return compared
 
 

@@ -18,28 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kp_data.purify.routers import SimilarityHead
+from kp_data.purify.similarity_options import SimilarityOptions
 
 Array = np.ndarray[Any, Any]
 
 TEACHER_SCALE: Final = 0.78
 """Standard deviation of a teacher embedding at the start, as RouterDC's code has it."""
-
-
-@dataclass(frozen=True, slots=True)
-class HeadConfig:
-    """How the head is built and trained; the defaults were chosen on validation questions, never on test."""
-
-    projected_size: int = 128
-    temperature: float = 1.0
-    dropout: float = 0.1
-    cluster_weight: float = 1.0
-    num_clusters: int = 8
-    num_negatives: int = 3
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    batch_size: int = 64
-    max_epochs: int = 40
-    patience: int = 8
 
 
 class RouterHead(nn.Module):
@@ -137,7 +121,7 @@ def train_head(
     bad_NT: Array,
     cluster_N: Array,
     *,
-    config: HeadConfig,
+    options: SimilarityOptions,
     seed: int,
     validate: Callable[[Array], float],
     validation_ND: Array,
@@ -149,28 +133,28 @@ def train_head(
         question_ND: (N, D) embeddings of the training questions.
         good_NT, bad_NT: (N, T) bool, teachers right and wrong on each.
         cluster_N: (N,) int, text cluster of each.
-        config: sizes, weights and the schedule.
+        options: sizes, weights and the schedule.
         seed: of the weights, the order of questions and the draws within a batch.
         validate: routing accuracy, in [0, 1], of (V, T) scores of the validation questions.
         validation_ND: (V, D) embeddings of the validation questions.
-        progress: called with (epoch, config.max_epochs) after each epoch.
+        progress: called with (epoch, options.max_epochs) after each epoch.
     """
     with _reproducible(seed) as generator:
         head = RouterHead(
-            question_ND.shape[1], good_NT.shape[1], projected_size=config.projected_size, dropout=config.dropout
+            question_ND.shape[1], good_NT.shape[1], projected_size=options.projected_size, dropout=options.dropout
         )
-        optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
         data = tuple(torch.from_numpy(np.ascontiguousarray(part)) for part in (question_ND, good_NT, bad_NT, cluster_N))
-        best, best_epoch, kept = -1.0, 0, frozen_head(head, config.temperature)
-        for epoch in range(1, config.max_epochs + 1):
-            _train_epoch(head, optimizer, data, config, generator)
-            candidate = frozen_head(head, config.temperature)
+        best, best_epoch, kept = -1.0, 0, frozen_head(head, options.temperature)
+        for epoch in range(1, options.max_epochs + 1):
+            _train_epoch(head, optimizer, data, options, generator)
+            candidate = frozen_head(head, options.temperature)
             accuracy = validate(candidate.score(validation_ND))
             if accuracy > best:
                 best, best_epoch, kept = accuracy, epoch, candidate
             if progress is not None:
-                progress(epoch, config.max_epochs)
-            if epoch - best_epoch >= config.patience:
+                progress(epoch, options.max_epochs)
+            if epoch - best_epoch >= options.patience:
                 break
     return Trained(kept, epoch, best_epoch, best)
 
@@ -183,22 +167,24 @@ def frozen_head(head: RouterHead, temperature: float) -> SimilarityHead:
     return SimilarityHead(project, bias, teacher, temperature)
 
 
-def batch_loss(head: RouterHead, batch: tuple[Tensor, ...], config: HeadConfig, generator: torch.Generator) -> Tensor:
+def batch_loss(
+    head: RouterHead, batch: tuple[Tensor, ...], options: SimilarityOptions, generator: torch.Generator
+) -> Tensor:
     """The loss of one batch: each of the two terms averaged over the questions that it says something about."""
     question_ND, good_NT, bad_NT, cluster_N = batch
     question_NK = head.embed(question_ND)
-    teacher_N = teacher_loss(head.similarity(question_NK), good_NT, bad_NT, temperature=config.temperature)
+    teacher_N = teacher_loss(head.similarity(question_NK), good_NT, bad_NT, temperature=options.temperature)
     signal_N = good_NT.any(1) & bad_NT.any(1)
     loss = teacher_N.sum() / signal_N.sum().clamp(min=1)
-    if config.cluster_weight:
+    if options.cluster_weight:
         cluster_loss_N, has_N = cluster_loss(
             question_NK,
             cluster_N,
             generator=generator,
-            num_negatives=config.num_negatives,
-            temperature=config.temperature,
+            num_negatives=options.num_negatives,
+            temperature=options.temperature,
         )
-        loss = loss + config.cluster_weight * cluster_loss_N.sum() / has_N.sum().clamp(min=1)
+        loss = loss + options.cluster_weight * cluster_loss_N.sum() / has_N.sum().clamp(min=1)
     return loss
 
 
@@ -206,13 +192,13 @@ def _train_epoch(
     head: RouterHead,
     optimizer: torch.optim.Optimizer,
     data: tuple[Tensor, ...],
-    config: HeadConfig,
+    options: SimilarityOptions,
     generator: torch.Generator,
 ) -> None:
     head.train()
-    for rows in torch.randperm(len(data[0]), generator=generator).split(config.batch_size):  # type: ignore[no-untyped-call]
+    for rows in torch.randperm(len(data[0]), generator=generator).split(options.batch_size):  # type: ignore[no-untyped-call]
         optimizer.zero_grad()
-        batch_loss(head, tuple(part[rows] for part in data), config, generator).backward()  # type: ignore[no-untyped-call]
+        batch_loss(head, tuple(part[rows] for part in data), options, generator).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 

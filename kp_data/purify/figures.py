@@ -166,7 +166,7 @@ class Report:
     fit: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """One JSON object, the overall figures at its top level."""
         rest = {
             name: value for name, value in vars(self).items() if name not in ("method", "overall", "splits", "subjects")
@@ -178,8 +178,8 @@ class Report:
         return {"method": self.method, **vars(self.overall), **rest, **parts}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Report:
-        """The report that `to_json` gave.
+    def from_dict(cls, value: dict[str, Any]) -> Report:
+        """The report that `as_dict` gave.
 
         Raises: KeyError or TypeError, when a field is missing or unknown.
         """

@@ -33,13 +33,14 @@ def fit_data(panel: Panel, *, labels: Labels = "gold", seed: int = 0) -> FitData
         seed: of the held-out draw.
     """
     train, validation = (panel.take(panel.split_Q == name) for name in ("train", "validation"))
+    if labels == "agreement":
+        train, validation = label_by_agreement(train), label_by_agreement(validation)
+    whole_train = train
     held_out = not len(validation)
     if held_out:
         taken_Q = np.array([_draw(question.id, seed) < HELD_OUT_SHARE for question in train.questions], dtype=bool)
         train, validation = train.take(~taken_Q), train.take(taken_Q)
-    if labels == "agreement":
-        train, validation = label_by_agreement(train), label_by_agreement(validation)
-    return FitData(train, validation, held_out)
+    return FitData(train, validation, whole_train, held_out)
 
 
 def label_by_agreement(panel: Panel) -> Panel:

@@ -69,12 +69,14 @@ class Purification:
         kept_QT: (Q, T) bool, the rationales kept: at most one a question, save for `all`.
         text_Q: (Q,) object, a rationale written anew, None where a given one is kept; None: no method wrote anything.
         answer_Q: (Q,) int, what a written text concludes, -1 where none; needed with `text_Q`.
+        several: whether a question may keep several rationales; each is then a row with an id of its own.
     """
 
     score_QT: Array
     kept_QT: Array
     text_Q: Array | None = None
     answer_Q: Array | None = None
+    several: bool = False
 
     @classmethod
     def of_choice(cls, score_QT: Array, chosen_Q: Array) -> Purification:
@@ -121,11 +123,13 @@ class FitData:
     Attributes:
         train: questions to fit on; may be empty.
         validation: questions to select on; may be empty or unlabelled.
+        whole_train: all of split `train`, also where a part of it is held out: for methods that select nothing.
         held_out: whether `validation` was taken from `train`, because the panel has no such split.
     """
 
     train: Panel
     validation: Panel
+    whole_train: Panel
     held_out: bool = False
 
 

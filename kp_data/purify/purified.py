@@ -6,7 +6,6 @@ Axes: Q questions, T teachers.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import shutil
 import time
@@ -39,7 +38,7 @@ RESPONSES_FILE: Final = "responses.parquet"
 REPORT_FILE: Final = "report.json"
 RUN_FILE: Final = "run.json"
 SCORE_DIGITS: Final = 6
-"""Scores are rounded, so that the last bits of a matrix product do not make another file."""
+"""Scores are rounded: the last bits of a matrix product, which depend on the number of threads, are seldom seen."""
 
 VERSIONED: Final = ("numpy", "pyarrow", "scikit-learn", "sentence-transformers", "torch", "transformers")
 
@@ -107,7 +106,7 @@ def purify_panel(
         if run.fitted.router is not None:
             (temporary / "router").mkdir()
             run.fitted.router.save(temporary / "router")
-        write_json(report.to_json(), temporary / REPORT_FILE)
+        write_json(report.as_dict(), temporary / REPORT_FILE)
         written = sorted(path for path in temporary.rglob("*") if path.is_file() and path.name != REPORT_FILE)
         outputs = {path.relative_to(temporary).as_posix(): _sha256(path) for path in written}
         write_json({**identity, "outputs": outputs}, temporary / RUN_FILE)
@@ -155,16 +154,14 @@ def purified_table(panel: Panel, purification: Purification, method: str) -> pa.
 
     A question has one row; where several rationales are kept, one row each, with id `{id}#{teacher}`.
     """
-    rows = list(_cells(purification))
-    row_Q = np.array([question for question, _ in rows], dtype=np.int64)
-    teacher_Q = np.array([NONE if teacher is None else teacher for _, teacher in rows], dtype=np.int64)
-    table = table_of_questions(panel.questions).take(pa.array(row_Q))
-    if (purification.kept_QT.sum(1) > 1).any() or len(rows) != len(panel):
-        names = [f"{panel.questions[q].id}#{panel.teachers[t]}" if t != NONE else panel.questions[q].id for q, t in
-                 zip(row_Q, teacher_Q, strict=True)]  # fmt: skip
-        table = table.set_column(0, PURIFIED.field("id"), pa.array(names, pa.string()))
-    columns = _purified_columns(panel, purification, method, row_Q, teacher_Q)
-    arrays = [pa.array(columns[field.name], field.type) for field in PURIFIED_COLUMNS]
+    cells = list(_cells(purification))
+    table = table_of_questions(panel.questions).take(pa.array([row for row, _ in cells]))
+    if purification.several:
+        ids = [_cell_id(panel, row, teacher) for row, teacher in cells]
+        table = table.set_column(0, PURIFIED.field("id"), pa.array(ids, pa.string()))
+    added = [_purified_cell(panel, purification, method, row, teacher) for row, teacher in cells]
+    columns = zip(PURIFIED_COLUMNS, zip(*added, strict=True), strict=True)
+    arrays = [pa.array(column, field.type) for field, column in columns]
     return pa.Table.from_arrays([*table.columns, *arrays], schema=PURIFIED)
 
 
@@ -172,36 +169,41 @@ def _cells(purification: Purification) -> Iterator[tuple[int, int | None]]:
     """(question, teacher) of each row; teacher None where nothing is kept or the rationale is written anew."""
     written_Q = purification.written_Q
     for row, kept_T in enumerate(purification.kept_QT):
-        teachers = np.flatnonzero(kept_T).tolist()
-        yield from itertools.product([row], teachers if teachers and not written_Q[row] else [None])
+        if written_Q[row] or not kept_T.any():
+            yield row, None
+        else:
+            yield from ((row, int(teacher)) for teacher in np.flatnonzero(kept_T))
 
 
-def _purified_columns(
-    panel: Panel, purification: Purification, method: str, row_Q: Array, teacher_Q: Array
-) -> dict[str, list[Any]]:
-    score_QT = np.round(purification.score_QT, SCORE_DIGITS)
-    columns: dict[str, list[Any]] = {field.name: [] for field in PURIFIED_COLUMNS}
-    for row, teacher in zip(row_Q.tolist(), teacher_Q.tolist(), strict=True):
-        text = purification.text_Q[row] if purification.text_Q is not None else None
-        kept = teacher != NONE
-        concluded = panel.stated_QT[row, teacher] if kept else NONE
-        if text is not None and purification.answer_Q is not None:
-            concluded = purification.answer_Q[row]
-        names = {True: panel.teachers[teacher] if kept else None, False: AGGREGATED}
-        columns["rationale"].append(panel.rationale_QT[row, teacher] if kept else text)
-        columns["teacher"].append(names[text is None])
-        columns["method"].append(method)
-        columns["score"].append(_number(score_QT[row, teacher]) if kept else None)
-        columns["scores"].append([_number(value) for value in score_QT[row]])
-        has_index = concluded != NONE and bool(panel.questions[row].choices)
-        columns["purified_answer_index"].append(int(concluded) if has_index else None)
-        columns["conflict"].append(bool(panel.conflict_Q[row]))
-    return columns
+def _cell_id(panel: Panel, row: int, teacher: int | None) -> str:
+    own = panel.questions[row].id
+    return own if teacher is None else f"{own}#{panel.teachers[teacher]}"
+
+
+def _purified_cell(
+    panel: Panel, purification: Purification, method: str, row: int, teacher: int | None
+) -> tuple[Any, ...]:
+    """What a row says beside its question, in the order of PURIFIED_COLUMNS."""
+    scores = [_number(value) for value in purification.score_QT[row]]
+    conflict = bool(panel.conflict_Q[row])
+    if teacher is not None:
+        concluded = _index(panel, row, panel.stated_QT[row, teacher])
+        rationale = panel.rationale_QT[row, teacher]
+        return rationale, panel.teachers[teacher], method, scores[teacher], scores, concluded, conflict
+    if purification.text_Q is None or purification.answer_Q is None or purification.text_Q[row] is None:
+        return None, None, method, None, scores, None, conflict
+    concluded = _index(panel, row, purification.answer_Q[row])
+    return purification.text_Q[row], AGGREGATED, method, None, scores, concluded, conflict
+
+
+def _index(panel: Panel, row: int, answer: int) -> int | None:
+    """An answer as a choice index; None where there is none, or the question is open-ended."""
+    return int(answer) if answer != NONE and panel.questions[row].choices else None
 
 
 def _number(value: float) -> float | None:
     # Adding 0 turns a rounded -0.0 into 0.0.
-    return None if np.isnan(value) else float(value) + 0.0
+    return None if np.isnan(value) else round(float(value), SCORE_DIGITS) + 0.0
 
 
 def _notes(panel: Panel, num_empty: int) -> Iterator[str]:
@@ -260,7 +262,7 @@ def _standing(out: Path, identity: dict[str, Any]) -> Report | None:
     try:
         if any(_sha256(out / name) != digest for name, digest in outputs.items()):
             return None
-        return Report.from_json(read_json(out / REPORT_FILE))
+        return Report.from_dict(read_json(out / REPORT_FILE))
     except (DataError, KeyError, TypeError):
         return None
 

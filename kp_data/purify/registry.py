@@ -70,7 +70,7 @@ def check_needs(method: Method, panel: Panel, data: FitData) -> None:
             "run `kp-data generate` with --mode blind (or both), or take method 'random' or 'all'",
             place=name,
         )
-    if "train labels" in needs and not (data.train.gold_Q != NONE).any():
+    if "train labels" in needs and not (data.whole_train.gold_Q != NONE).any():
         splits = ", ".join(sorted(set(panel.split_Q)))
         raise MethodError(
             f"no question of split 'train' has a label to learn from (splits here: {splits}); add gold answers, "

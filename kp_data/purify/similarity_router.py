@@ -8,65 +8,21 @@ that does not beat the best single teacher on validation is not used: the method
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 import numpy as np
 
-from kp_data.errors import ConfigError
 from kp_data.panel import NONE, Panel, question_text
 from kp_data.purify.labels import accuracy_T, routing_signal
 from kp_data.purify.metrics import choose, correct_QT, paired_gain, ranking_T
 from kp_data.purify.protocol import Context, FitData, Fitted, Method, MethodInfo, Purification
 from kp_data.purify.routers import ConstantRouter, SimilarityHead, SimilarityRouter
+from kp_data.purify.similarity_options import NAME, SimilarityOptions
 
 Array = np.ndarray[Any, Any]
 
-NAME: Final = "similarity-router"
 CLUSTER_SAMPLE: Final = 20_000
 """Questions that the cluster centres are fitted on; the rest are assigned to the nearest."""
-
-
-@dataclass(frozen=True, slots=True)
-class SimilarityOptions:
-    """How the router is built and trained.
-
-    Temperature, cluster weight and the number of negatives are RouterDC's; for the rest, values were compared by
-    cross-validation on training questions of MMLU-Pro, and none of them mattered within reason.
-
-    Attributes:
-        projected_size: dimensions of the space that questions and teachers share.
-        temperature: divides the cosines, in the loss and in the scores.
-        dropout: on question embeddings, while training.
-        cluster_weight: of the loss that pulls questions of one cluster together; 0 leaves it out.
-        num_clusters: text clusters, by k-means on the question embeddings.
-        num_negatives: questions of other clusters that a question is compared with.
-        learning_rate, weight_decay, batch_size, max_epochs: of AdamW.
-        patience: epochs without a better validation accuracy before training stops.
-        min_gain_errors: standard errors by which the router must beat the best single teacher on validation.
-    """
-
-    projected_size: int = 128
-    temperature: float = 1.0
-    dropout: float = 0.1
-    cluster_weight: float = 1.0
-    num_clusters: int = 8
-    num_negatives: int = 3
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    batch_size: int = 64
-    max_epochs: int = 40
-    patience: int = 8
-    min_gain_errors: float = 1.0
-
-    def __post_init__(self) -> None:
-        may_be_zero = ("dropout", "cluster_weight", "weight_decay", "min_gain_errors")
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if value < 0 or (value == 0 and option.name not in may_be_zero):
-                raise ConfigError(f"{value} is too small", place=f"{NAME} option '{option.name}'")
-        if self.dropout >= 1:
-            raise ConfigError(f"{self.dropout} drops everything; give less than 1", place=f"{NAME} option 'dropout'")
 
 
 def fit_similarity(data: FitData, options: SimilarityOptions, context: Context) -> Fitted:
@@ -127,7 +83,7 @@ def _purify(panel: Panel, router: SimilarityRouter) -> Purification:
 def _train(
     train: Panel, validation: Panel, signal: tuple[Array, Array], options: SimilarityOptions, context: Context
 ) -> tuple[SimilarityHead, dict[str, Any]]:
-    from kp_data.purify.contrastive import HeadConfig, train_head
+    from kp_data.purify.contrastive import train_head
 
     train_QD, validation_VD = (context.embed(_texts(panel)) for panel in (train, validation))
     right_VT = correct_QT(validation.answer_QT, validation.gold_Q)
@@ -135,12 +91,11 @@ def _train(
     def validate(score_VT: Array) -> float:
         return float(_taken(right_VT, choose(score_VT, validation.has_rationale_QT)).mean())
 
-    config = {name: value for name, value in asdict(options).items() if name not in ("num_clusters", "min_gain_errors")}
     trained = train_head(
         train_QD,
         *signal,
         _clusters(train_QD, options.num_clusters, context.seed),
-        config=HeadConfig(**config),
+        options=options,
         seed=context.seed,
         validate=validate,
         validation_ND=validation_VD,
@@ -167,7 +122,7 @@ def _verdict(data: FitData, validation: Panel, router: SimilarityRouter) -> dict
     """The router against the best single teacher of train, question by question, on labelled validation questions."""
     right_VT = correct_QT(validation.answer_QT, validation.gold_Q)
     routed_V = _taken(right_VT, _purify(validation, router).chosen_Q)
-    best_V = right_VT[:, ranking_T(accuracy_T(data.train))[0]]
+    best_V = right_VT[:, ranking_T(accuracy_T(data.whole_train))[0]]
     gain, error = paired_gain(routed_V, best_V)
     return {
         "n": len(validation),
@@ -205,7 +160,7 @@ def _no_way_to_learn(data: FitData, num_with_signal: int, num_validation: int) -
 
 
 def _fall_back(data: FitData, facts: dict[str, Any], reason: str) -> Fitted:
-    score_T = accuracy_T(data.train)
+    score_T = accuracy_T(data.whole_train)
     router = ConstantRouter(data.train.teachers, tuple(score_T.tolist()), method=NAME)
 
     def purify(panel: Panel) -> Purification:

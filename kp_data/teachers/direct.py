@@ -8,6 +8,8 @@ import json
 import time
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -31,9 +33,9 @@ class DirectCarrier:
             headers["Authorization"] = f"Bearer {endpoint.api_key}"
         self._url = f"{endpoint.api_base.rstrip('/')}/chat/completions"
         self._models_url = f"{endpoint.api_base.rstrip('/')}/models"
-        # Proxies named in the environment are honoured, as every other client does.
+        self._proxy = _proxy_of(endpoint.api_base)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=concurrency), headers=headers, trust_env=True, raise_for_status=False
+            connector=aiohttp.TCPConnector(limit=concurrency), headers=headers, raise_for_status=False
         )
 
     async def check(self) -> None:
@@ -41,7 +43,7 @@ class DirectCarrier:
         place = f"teacher {self._teacher.name}"
         try:
             timeout = aiohttp.ClientTimeout(total=_CHECK_TIMEOUT_S)
-            async with self._session.get(self._models_url, timeout=timeout) as response:
+            async with self._session.get(self._models_url, timeout=timeout, proxy=self._proxy) as response:
                 status, body = response.status, await response.content.read(_MAX_BODY_BYTES)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise TeacherError(
@@ -64,7 +66,9 @@ class DirectCarrier:
         body = {"model": self._endpoint.model, "messages": call.messages, **call.parameters}
         try:
             timeout = aiohttp.ClientTimeout(total=call.timeout_s)
-            async with self._session.post(self._url, data=json.dumps(body), timeout=timeout) as response:
+            async with self._session.post(
+                self._url, data=json.dumps(body), timeout=timeout, proxy=self._proxy
+            ) as response:
                 content = await _read_bounded(response)
                 if response.status != 200:
                     raise failure_of_status(response.status, _message_of(content), response.headers)
@@ -152,6 +156,14 @@ def mean_logprob(logprobs: Any) -> float | None:
     except (TypeError, LookupError, ValueError):
         return None
     return sum(values) / len(values) if values else None
+
+
+def _proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for a URL. Looked up once: aiohttp's own look-up takes a thread a call."""
+    parts = urlsplit(url)
+    if parts.hostname is None or proxy_bypass(parts.netloc):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:

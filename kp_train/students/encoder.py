@@ -34,6 +34,11 @@ RECIPE: Final = Recipe(lr=5e-5, batch=16, epochs=3, schedule="linear", warmup=0.
 class PairScorer(PreTrainedModel):  # type: ignore[no-untyped-call]
     """An encoder with mean pooling and a linear head: (R, S) tokens to (R,) scores."""
 
+    # The attention is the encoder's own, which was checked when it was made.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
     def __init__(self, encoder: PreTrainedModel) -> None:
         super().__init__(encoder.config)
         self.encoder = encoder

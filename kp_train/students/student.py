@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -30,6 +30,7 @@ class Recipe:
         warmup: share of the steps over which the learning rate rises.
         weight_decay: of AdamW.
         bf16: whether to compute in bfloat16.
+        choice_orders: orders in which the choices of a row are shown, in turn; 1 for students that do not see order.
     """
 
     lr: float
@@ -39,10 +40,7 @@ class Recipe:
     warmup: float
     weight_decay: float
     bf16: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """The recipe as a JSON object."""
-        return asdict(self)
+    choice_orders: int = 1
 
 
 class Student(Protocol):

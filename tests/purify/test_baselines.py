@@ -46,6 +46,14 @@ def test_best_single_takes_the_next_best_where_the_best_has_no_rationale():
     assert chosen(panel, "best-single")[:5] == [1, 1, 1, 1, 0]
 
 
+def test_best_single_closes_nothing_of_its_own_gap_also_where_a_part_of_train_is_held_out():
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        panel = grid(random.integers(0, 2, (15, 3)).tolist())
+        report = make_report(panel, run(panel, "best-single"))
+        assert report.overall.purified_accuracy == report.overall.best_single_accuracy
+
+
 def test_a_missing_answer_is_wrong_and_still_counts():
     assert accuracy_T(grid([[0, None], [0, 0], [None, 0], [1, 0]])).tolist() == [0.5, 0.75]
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from kp_data.purify.contrastive import (
-    HeadConfig,
     RouterHead,
     batch_loss,
     cluster_loss,
@@ -15,6 +14,7 @@ from kp_data.purify.contrastive import (
     teacher_loss,
     train_head,
 )
+from kp_data.purify.similarity_options import SimilarityOptions
 
 SIMILARITY = torch.tensor([[0.5, -0.2, 0.1], [0.3, 0.8, -0.6]])
 
@@ -56,7 +56,7 @@ def test_a_question_without_signal_leaves_the_loss_of_the_batch_as_it_was():
     head = RouterHead(4, 3, projected_size=2)
     question = torch.nn.functional.normalize(torch.randn(3, 4, generator=drawing()), dim=1)
     good, bad = bools([[1, 0, 0], [0, 1, 0], [0, 0, 0]]), bools([[0, 1, 1], [1, 0, 1], [1, 1, 1]])
-    clusters, config = torch.tensor([0, 0, 0]), HeadConfig(cluster_weight=0.0)
+    clusters, config = torch.tensor([0, 0, 0]), SimilarityOptions(cluster_weight=0.0)
     whole = batch_loss(head, (question, good, bad, clusters), config, drawing())
     without = batch_loss(head, (question[:2], good[:2], bad[:2], clusters[:2]), config, drawing())
     assert torch.allclose(whole, without)
@@ -129,14 +129,16 @@ def test_training_keeps_the_epoch_that_is_best_on_validation_and_leaves_the_rand
     reached = iter([0.2, 0.9, 0.5, 0.9, 0.1, 0.0, 0.0])
     torch.manual_seed(5)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    trained = fit_small(HeadConfig(projected_size=2, max_epochs=7, patience=3), validate=lambda score: next(reached))
+    trained = fit_small(
+        SimilarityOptions(projected_size=2, max_epochs=7, patience=3), validate=lambda score: next(reached)
+    )
     assert (trained.best_epoch, trained.epochs, trained.validation_accuracy) == (2, 5, 0.9)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
-    config = HeadConfig(projected_size=2, max_epochs=3)
+    config = SimilarityOptions(projected_size=2, max_epochs=3)
     first, again, other = (fit_small(config, seed=seed).head for seed in (0, 0, 1))
     assert np.array_equal(first.project_KD, again.project_KD)
     assert np.array_equal(first.teacher_TK, again.teacher_TK)
@@ -148,5 +150,5 @@ def fit_small(config, *, seed=0, validate=lambda score: 0.0):
     good = question[:, :3] > 0
     clusters = np.arange(20) % 2
     return train_head(
-        question, good, ~good, clusters, config=config, seed=seed, validate=validate, validation_ND=question[:4]
+        question, good, ~good, clusters, options=config, seed=seed, validate=validate, validation_ND=question[:4]
     )

@@ -1,0 +1,52 @@
+"""The options of the similarity router, apart from it so that reading them does not load torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+from kp_data.errors import ConfigError
+
+NAME: Final = "similarity-router"
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarityOptions:
+    """How the router is built and trained.
+
+    Temperature, cluster weight and the number of negatives are RouterDC's; for the rest, values were compared by
+    cross-validation on training and validation questions of MMLU-Pro, and none of them mattered within reason.
+
+    Attributes:
+        projected_size: dimensions of the space that questions and teachers share.
+        temperature: divides the cosines, in the loss and in the scores.
+        dropout: on question embeddings, while training.
+        cluster_weight: of the loss that pulls questions of one cluster together; 0 leaves it out.
+        num_clusters: text clusters, by k-means on the question embeddings.
+        num_negatives: questions of other clusters that a question is compared with.
+        learning_rate, weight_decay, batch_size, max_epochs: of AdamW.
+        patience: epochs without a better validation accuracy before training stops.
+        min_gain_errors: standard errors by which the router must beat the best single teacher on validation.
+    """
+
+    projected_size: int = 128
+    temperature: float = 1.0
+    dropout: float = 0.1
+    cluster_weight: float = 1.0
+    num_clusters: int = 8
+    num_negatives: int = 3
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    batch_size: int = 64
+    max_epochs: int = 40
+    patience: int = 8
+    min_gain_errors: float = 1.0
+
+    def __post_init__(self) -> None:
+        may_be_zero = ("dropout", "cluster_weight", "weight_decay", "min_gain_errors")
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if value < 0 or (value == 0 and option.name not in may_be_zero):
+                raise ConfigError(f"{value} is too small", place=f"{NAME} option '{option.name}'")
+        if self.dropout >= 1:
+            raise ConfigError(f"{self.dropout} drops everything; give less than 1", place=f"{NAME} option 'dropout'")

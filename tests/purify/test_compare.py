@@ -1,0 +1,94 @@
+"""Methods side by side."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from topic_panels import TEACHERS, panel_of, response, topic_answers, topic_questions
+
+from kp_data.errors import ConfigError, DataError, MethodError
+from kp_data.panel import Panel
+from kp_data.purify import compare_methods
+from kp_data.purify.compare import bootstrap_intervals
+from kp_data.purify.figures import outcome_of
+from kp_data.purify.protocol import Purification
+from kp_data.tables import read_json, table_of_responses
+
+BASELINES = ["random", "best-single", "majority", "oracle", "all"]
+
+
+@pytest.fixture(scope="module")
+def panel():
+    questions = topic_questions()
+    return panel_of(questions, topic_answers(questions))
+
+
+def test_every_method_is_measured_on_the_same_questions_with_intervals_around_its_figures(panel):
+    compared = {one.method: one for one in compare_methods(panel, BASELINES)}
+    assert list(compared) == BASELINES
+    assert {one.figures.n_questions for one in compared.values()} == {36}
+    for one in compared.values():
+        low, high = one.ci95["purified_accuracy"]
+        assert low <= one.figures.purified_accuracy <= high
+        assert one.gain == pytest.approx(one.figures.purified_accuracy - one.figures.best_single_accuracy)
+    oracle, best = compared["oracle"], compared["best-single"]
+    assert oracle.figures.purified_accuracy == oracle.figures.oracle_accuracy
+    assert oracle.ci95["gap_closed"] == (1.0, 1.0)
+    assert best.ci95["gain"] == (0.0, 0.0)
+    right = panel.split("test").answer_QT == 0
+    assert compared["all"].figures.purified_accuracy == pytest.approx(right.mean())
+
+
+def test_the_file_says_what_the_list_says(panel, tmp_path):
+    compared = compare_methods(panel, ["majority", "all"], out=tmp_path / "compared", split="validation")
+    written = read_json(tmp_path / "compared/compare.json")
+    assert [entry["method"] for entry in written] == ["majority", "all"]
+    assert written[0]["purified_accuracy"] == compared[0].figures.purified_accuracy
+    assert tuple(written[0]["ci95"]["gain"]) == compared[0].ci95["gain"]
+    assert set(written[0]["subjects"]) == {"cooking", "astronomy", "football"}
+    assert "flatter" in written[0]["notes"][0]
+
+
+def test_the_same_seed_gives_the_same_figures_whatever_stands_beside(panel):
+    alone = compare_methods(panel, ["random"])[0]
+    beside = compare_methods(panel, ["majority", "random"])[1]
+    assert (alone.figures, alone.ci95) == (beside.figures, beside.ci95)
+
+
+def test_a_panel_without_gold_is_compared_without_accuracies():
+    questions = topic_questions(10)
+    unlabelled = Panel.of_tables(*_without_gold(panel_of(questions, topic_answers(questions))))
+    (one,) = compare_methods(unlabelled, ["majority"])
+    assert one.figures.purified_accuracy is None
+    assert one.gain is None
+    assert set(one.ci95.values()) == {None}
+
+
+def test_a_split_that_is_not_there_is_named_with_those_that_are(panel):
+    with pytest.raises(DataError, match="no question in split ood; this panel has test, train, validation"):
+        compare_methods(panel, ["random"], split="ood")
+
+
+def test_what_a_method_lacks_is_found_before_the_first_is_fitted(panel):
+    unlabelled = panel.take(panel.split_Q == "test")
+    with pytest.raises(MethodError, match="best-single: no question of split 'train'"):
+        compare_methods(unlabelled, ["random", "best-single"])
+
+
+@pytest.mark.parametrize("methods", [[], ["random", "random"]])
+def test_methods_are_named_once_each(panel, methods):
+    with pytest.raises(ConfigError, match="each once"):
+        compare_methods(panel, methods)
+
+
+def test_the_gap_has_no_interval_where_there_is_never_a_gap(panel):
+    best = np.zeros(len(panel), dtype=int)
+    same = outcome_of(panel, Purification.of_choice(np.zeros((len(panel), 3)), best))
+    alike = same.take(np.flatnonzero(same.best_Q == same.oracle_Q))
+    assert bootstrap_intervals(alike)["gap_closed"] is None
+
+
+def _without_gold(panel):
+    questions = [replace(question, answer=None, answer_index=None) for question in panel.questions]
+    said = [response(question.id, teacher, 0) for question in questions for teacher in TEACHERS]
+    return questions, table_of_responses(said)

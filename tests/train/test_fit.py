@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_rows import (
+    small_questions,
+    write_panel,
+    write_purified,
+    write_tiny_bert_checkpoint,
+    write_tiny_t5_checkpoint,
+)
+
+from kp_data.errors import ConfigError, DataError, MethodError
+from kp_train.dataset import gold_dataset, read_dataset
+from kp_train.fit import FitOptions, fit
+from kp_train.students import load_student
+
+OPTIONS = FitOptions(student="tiny-t5", objective="fine-tune", steps=2, batch=4, eval_steps=1, choice_orders=1)
+GOLD = gold_dataset(small_questions(), "here")
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_t5_checkpoint(tmp_path_factory.mktemp("t5"))
+
+
+def test_a_checkpoint_given_by_path_is_distilled_and_recorded(t5: Path, tmp_path: Path) -> None:
+    dataset = read_dataset(write_purified(tmp_path / "data"))
+    options = replace(OPTIONS, student=str(t5), objective="tinyllm", accumulate=2)
+    record = fit(dataset, options, tmp_path / "out")
+    assert record == json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
+    assert record["steps"] == 2
+    assert record["rows"]["tasks"] == ["label", "rationale ada", "rationale bruno"]
+    assert record["identity"]["dataset"] == dataset.hashes
+    assert record["tokens"] > 0
+    assert record["flops"] > 0
+    assert record["teacher_calls"] == 0
+    assert [line["step"] for line in record["curve"] if "validation_accuracy" in line] == [1, 2]
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_training_teaches_what_the_rows_say(tmp_path: Path) -> None:
+    dataset = gold_dataset(small_questions(24, 6, 6), "here")
+    record = fit(dataset, replace(OPTIONS, steps=100, batch=12, lr=3e-3, eval_steps=100), tmp_path / "out")
+    student = load_student(tmp_path / "out")
+    questions = [row.question for row in dataset.split("train").rows]
+    scores = student.choice_log_probs(questions)
+    right = sum(row.index(max(row)) == question.answer_index for row, question in zip(scores, questions, strict=True))
+    assert right >= 20
+    losses = [line["loss"] for line in record["curve"] if "loss" in line]
+    assert losses[-1] < losses[0] / 3
+
+
+def test_the_same_command_gives_the_same_student(t5: Path, tmp_path: Path) -> None:
+    options = replace(OPTIONS, student=str(t5))
+    for name in ("one", "two"):
+        fit(GOLD, options, tmp_path / name)
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_a_finished_run_returns_its_record_and_touches_nothing(t5: Path, tmp_path: Path) -> None:
+    options = replace(OPTIONS, student=str(t5))
+    first = fit(GOLD, options, tmp_path / "out")
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert fit(GOLD, options, tmp_path / "out") == first
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_folder_of_another_run_is_refused_and_not_overwritten(t5: Path, tmp_path: Path) -> None:
+    fit(GOLD, replace(OPTIONS, student=str(t5)), tmp_path / "out")
+    weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+    for changed in (replace(OPTIONS, student=str(t5), seed=1), OPTIONS):
+        with pytest.raises(ConfigError, match="holds a run with another"):
+            fit(GOLD, changed, tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
+
+
+def test_other_questions_are_another_run(t5: Path, tmp_path: Path) -> None:
+    fit(GOLD, replace(OPTIONS, student=str(t5)), tmp_path / "out")
+    with pytest.raises(ConfigError, match="another dataset"):
+        fit(gold_dataset(small_questions(13), "here"), replace(OPTIONS, student=str(t5)), tmp_path / "out")
+
+
+def test_an_encoder_learns_labels_and_refuses_rationales_before_anything_is_written(tmp_path: Path) -> None:
+    bert = write_tiny_bert_checkpoint(tmp_path / "bert")
+    record = fit(GOLD, replace(OPTIONS, student=str(bert), bf16=True), tmp_path / "out")
+    assert record["rows"]["tasks"] == ["label"]
+    assert (tmp_path / "out" / "head.safetensors").is_file()
+    dataset = read_dataset(write_purified(tmp_path / "data"))
+    for student in (str(bert), "minilm"):
+        with pytest.raises(MethodError, match="--objective fine-tune"):
+            fit(dataset, replace(OPTIONS, student=student, objective="purified"), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_without_a_validation_split_rows_are_held_out_and_the_user_is_told(t5: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    dataset = gold_dataset(small_questions(20, 0, 0), "here")
+    record = fit(dataset, replace(OPTIONS, student=str(t5)), tmp_path / "out", say=told.append)
+    assert (record["rows"]["learned"], record["rows"]["validation"]) == (18, 2)
+    assert any("held out" in line for line in told)
+
+
+def test_purified_labels_need_no_gold(t5: Path, tmp_path: Path) -> None:
+    read = read_dataset(write_purified(tmp_path / "data"))
+    rows = tuple(replace(row, question=replace(row.question, answer=None, answer_index=None)) for row in read.rows)
+    unlabelled = replace(read, rows=rows)
+    options = replace(OPTIONS, student=str(t5), objective="purified")
+    with pytest.raises(DataError, match="no choice question with an answer"):
+        fit(unlabelled, options, tmp_path / "out")
+    record = fit(unlabelled, replace(options, labels="purified"), tmp_path / "out")
+    assert record["rows"]["learned"] == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"steps": 0}, "--steps"),
+        ({"lr": float("nan")}, "--lr"),
+        ({"rationale_weight": -1.0}, "--lambda"),
+        ({"accumulate": 9}, "--accumulate"),
+        ({"reduction": "max"}, "--reduction"),
+        ({"validation_split": "train"}, "--validation-split"),
+        ({"objective": "magic"}, "--objective"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        fit(GOLD, replace(OPTIONS, **change), tmp_path / "out")  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tmp_path: Path) -> None:
+    panel = write_panel(tmp_path / "panel", small_questions(40, 6, 6))
+    command = [sys.executable, "-m", "kp_train.cli", "fit", str(panel), "--student", "tiny-t5"]
+    command += ["--objective", "tinyllm", "--steps", "40", "--batch", "6", "--accumulate", "2", "--eval-steps", "4"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], env=environment, check=True, capture_output=True)
+    killed = subprocess.Popen([*command, "--out", str(tmp_path / "cut")], env=environment, stderr=subprocess.DEVNULL)
+    _wait_for(tmp_path / "cut" / "checkpoints" / "checkpoint-8")
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    again = subprocess.run(
+        [*command, "--out", str(tmp_path / "cut")], env=environment, check=True, capture_output=True, text=True
+    )
+    assert "going on from step" in again.stderr
+    whole, cut = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut
+    records = [json.loads((tmp_path / name / "run.json").read_text(encoding="utf-8")) for name in ("whole", "cut")]
+    for key in ("steps", "best_step", "tokens", "flops", "validation_accuracy"):
+        assert records[0][key] == records[1][key], key
+
+
+def _wait_for(path: Path, *, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.01)
