@@ -40,7 +40,8 @@ class Panel:
         rationale_QT: (Q, T) object array of rationale texts, None where there is none.
         answer_QT: (Q, T) int, what each teacher concluded blind (all -1 without blind responses), -1: none read.
         stated_QT: (Q, T) int, what the rationale of `rationale_QT` concludes, -1: none read.
-        skill_QT: (Q, T) float in [0, 1], share of a cell's blind samples that are right; nan: not asked, no reply came, or no gold.
+        skill_QT: (Q, T) float in [0, 1], share of a cell's blind samples that are right; nan: not asked, no reply
+            came, or no gold.
         asked_QT: (Q, T) bool, whether the panel holds the cell of `rationale_mode` at all, failed or not.
         gold_Q: (Q,) int, gold answer, -1: unlabelled.
     """

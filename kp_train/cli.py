@@ -13,7 +13,7 @@ from kp_data.errors import ConfigError, HubError
 
 if TYPE_CHECKING:
     from kp_train.dataset import Dataset
-    from kp_train.evaluate import Evaluation
+    from kp_train.evaluate import Evaluation, Scoring
 
 app = typer.Typer(
     name="kp-train",
@@ -167,7 +167,7 @@ def fit(
 def evaluate(
     student: StudentDir,
     dataset: Source,
-    split: Annotated[str, typer.Option(help="Questions to answer.")] = "test",
+    split: Annotated[str, typer.Option(help="Questions to answer; several as test,ood.")] = "test",
     per_token: Annotated[
         bool, typer.Option("--per-token", help="Score a choice by its mean token log-probability, not the sum.")
     ] = False,
@@ -177,21 +177,22 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Accuracy with a 95 % interval, per subject, and agreement with each teacher."""
-    from kp_train.evaluate import evaluate_student, write_predictions
+    from kp_train.evaluate import evaluate_loaded, write_predictions
+    from kp_train.students import load_student
 
     set_quiet(quiet)
-    evaluation = evaluate_student(
-        student,
-        _open_dataset(dataset),
-        split=split,
-        method="option-likelihood-per-token" if per_token else "option-likelihood",
-        seed=seed,
-    )
+    rows, loaded = _open_dataset(dataset), load_student(student)
+    method: Scoring = "option-likelihood-per-token" if per_token else "option-likelihood"
+    if not (names := [name.strip() for name in split.split(",") if name.strip()]):
+        raise ConfigError("names no split; write one, or several as test,ood", place="--split")
+    evaluations = {name: evaluate_loaded(loaded, rows.split(name), method=method, seed=seed) for name in names}
     if out is not None:
-        write_predictions(evaluation.predictions, out)
+        write_predictions([each for evaluation in evaluations.values() for each in evaluation.predictions], out)
     if json_:
-        out_json(evaluation.as_dict())
-    else:
+        parts = {name: evaluation.as_dict() for name, evaluation in evaluations.items()}
+        out_json(parts[names[0]] if len(names) == 1 else {"splits": parts})
+        return
+    for evaluation in evaluations.values():
         _print_evaluation(evaluation)
 
 

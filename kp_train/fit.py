@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import random
 from collections.abc import Callable, Sequence
@@ -88,6 +89,8 @@ class FitOptions:
             raise ConfigError(f"{self.rationale_weight} is not 0 or above", place="--lambda")
         if self.split == self.validation_split:
             raise ConfigError(f"--split and --validation-split are both {self.split!r}; select on other rows")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError("several processes were launched, and training runs in one; start it without torchrun")
 
 
 def fit(

@@ -20,7 +20,7 @@ VOCABULARY: Final = 2048
 SPECIAL: Final = ("<pad>", "</s>", "<unk>")
 """Tokens 0, 1 and 2: padding, which also starts the decoder, end, and unknown, which bytes make impossible."""
 RECIPE: Final = Recipe(
-    lr=3e-3, batch=16, epochs=24, schedule="linear", warmup=0.1, weight_decay=0.01, bf16=True, choice_orders=8
+    lr=3e-3, batch=16, epochs=26, schedule="linear", warmup=0.1, weight_decay=0.01, bf16=True, choice_orders=8
 )
 
 
@@ -60,11 +60,11 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> T5Config:
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=96,
-        d_kv=24,
+        d_kv=12,
         d_ff=384,
         num_layers=2,
         num_decoder_layers=2,
-        num_heads=4,
+        num_heads=8,
         dropout_rate=0.0,
         feed_forward_proj="relu",
         pad_token_id=0,

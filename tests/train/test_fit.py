@@ -139,6 +139,14 @@ def test_an_option_that_cannot_be_is_named(tmp_path: Path, change: dict[str, obj
     assert not (tmp_path / "out").exists()
 
 
+def test_several_processes_are_refused_instead_of_training_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="torchrun"):
+        fit(GOLD, OPTIONS, tmp_path / "out")
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tmp_path: Path) -> None:
     panel = write_panel(tmp_path / "panel", small_questions(40, 6, 6))
