@@ -92,10 +92,11 @@ def generate(
     samples: Annotated[int | None, typer.Option(help="Answers a cell; default 1.")] = None,
     split: Annotated[str | None, typer.Option(help="Ask only the questions of this split.")] = None,
     limit: Annotated[int | None, typer.Option(help="Ask only the first so many.")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Calls in flight per teacher; default 32.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Calls in flight at most; default 128.")] = None,
     rpm: Annotated[
         list[str] | None, typer.Option(metavar="NAME=N", help="Requests a minute at most, per teacher.")
     ] = None,
+    tpm: Annotated[list[str] | None, typer.Option(metavar="NAME=N", help="Tokens a minute at most.")] = None,
     api_key_env: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VAR", help="Environment variable that holds a teacher's key.")
     ] = None,
@@ -123,6 +124,7 @@ def generate(
     settings = load_config(config)
     teachers = pick_teachers(settings, teacher or ())
     teachers = set_for_teachers(teachers, "rpm", rpm or ())
+    teachers = set_for_teachers(teachers, "tpm", tpm or ())
     teachers = set_for_teachers(teachers, "api_key_env", api_key_env or ())
     given = {
         "mode": mode,

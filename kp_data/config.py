@@ -49,7 +49,9 @@ class Teacher(_Section):
     logprobs: bool = False
     concurrency: Annotated[int, Field(ge=1, le=4096)] | None = None
     rpm: Annotated[int, Field(ge=1)] | None = None
-    """Requests a minute at most."""
+    """Requests a minute at most; teachers of one account share the lowest."""
+    tpm: Annotated[int, Field(ge=1)] | None = None
+    """Tokens a minute at most."""
     timeout_s: Annotated[float, Field(gt=0)] | None = None
     price: Price | None = None
 
@@ -62,8 +64,8 @@ class Generate(_Section):
     samples: Annotated[int, Field(ge=1, le=1000)] = 1
     split: str | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
-    concurrency: Annotated[int, Field(ge=1, le=4096)] = 32
-    """Calls in flight per teacher."""
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Calls in flight at most, per account; the controller finds the level."""
     retries: Annotated[int, Field(ge=0, le=100)] = 6
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
     store: str | None = None
@@ -251,7 +253,7 @@ generate:
   mode: blind            # blind | teacher-forced | both; routers learn from blind answers
   examples: 0            # in-context examples a prompt
   samples: 1             # answers a cell
-  concurrency: 32        # calls in flight per teacher
+  concurrency: 128       # calls in flight at most; the controller finds the level
   retries: 6
   timeout_s: 120
   transport: auto        # auto | direct | litellm

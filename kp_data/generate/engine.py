@@ -1,4 +1,4 @@
-"""The engine: one lane a teacher, bounded calls in flight, retries that hold no slot, one writer committing in groups.
+"""The engine: a desk an account, a lane a teacher, retries that hold no slot, one writer committing in groups.
 
 A call counts as done when its transaction is on disk; SIGKILL loses only calls in flight. A slow or failing teacher
 never holds up another.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import random
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,15 +20,17 @@ from typing import Final
 
 from kp_data.config import Teacher
 from kp_data.errors import TeacherError
+from kp_data.generate.account import Account
 from kp_data.generate.plan import Cell, Plan
 from kp_data.generate.reading import CONTENT_ERRORS, read_cell
 from kp_data.store import Store, StoredCell
-from kp_data.teachers.transport import Call, CallFailed, Carrier, Reply
+from kp_data.teachers.transport import Call, CallFailed, Carrier, Endpoint, Reply
 
 _LOOKAHEAD: Final = 256
 _GROUP: Final = 256
 _FIRST_BACKOFF_S: Final = 0.5
 _LONGEST_BACKOFF_S: Final = 60.0
+_PATIENCE_FACTOR: Final = 4
 
 
 @dataclass
@@ -61,11 +64,19 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How hard teachers are asked: calls in flight a teacher, tries after the first, seconds a call."""
+    """How hard teachers are asked.
+
+    Attributes:
+        concurrency: calls in flight at most, per account; the controller finds the level below it.
+        retries: tries after the first.
+        timeout_s: of a call, in seconds.
+        patience_s: seconds without any answer after which the teachers of an account are asked no further.
+    """
 
     concurrency: int
     retries: int
     timeout_s: float
+    patience_s: float = 600.0
 
 
 @dataclass(order=True, slots=True)
@@ -74,76 +85,160 @@ class _Attempt:
     order: int
     cell: Cell = field(compare=False)
     tries: int = field(compare=False, default=0)
+    started: float = field(compare=False, default=0.0)
+
+
+_Outcomes = asyncio.Queue[tuple[StoredCell, Tally] | None]
 
 
 class _Lane:
-    """The calls of one teacher."""
+    """The cells of one teacher: those still to come, and those that wait to be tried again."""
 
     def __init__(self, teacher: Teacher, carrier: Carrier, cells: Iterator[Cell], tally: Tally, limits: Limits) -> None:
         self.teacher, self.carrier, self.tally, self.limits = teacher, carrier, tally, limits
         self._cells = cells
         self._order = itertools.count()
         self._waiting: list[_Attempt] = []
-        self._resume_at = 0.0
-        self._gap_s = 60.0 / teacher.rpm if teacher.rpm else 0.0
-        self._changed = asyncio.Event()
+        self._exhausted = False
         self._random = random.Random(teacher.name)
 
-    async def next(self) -> _Attempt | None:
-        """The next attempt whose time has come; None when nothing is left or the lane is stopped."""
-        while self.tally.stopped is None:
-            now = time.monotonic()
-            if now < self._resume_at:
-                await self._wait(self._resume_at - now)
-                continue
-            attempt = self._take(now)
-            if attempt is not None:
-                self._resume_at = max(self._resume_at, now + self._gap_s) if self._gap_s else self._resume_at
-                self.tally.in_flight += 1
-                return attempt
-            if self._waiting:
-                await self._wait(self._waiting[0].ready_at - now)
-            elif self.tally.in_flight:
-                await self._wait(None)
-            else:
-                return None
-        return None
-
-    def finish(self) -> None:
-        """A call has ended, whatever its outcome."""
-        self.tally.in_flight -= 1
-        self.wake()
-
-    def wake(self) -> None:
-        """Let waiting workers look again."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def retry_later(self, attempt: _Attempt, failure: CallFailed) -> None:
-        """Put an attempt back; a server that names a time is not asked anything before it."""
-        backoff = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2**attempt.tries) * (0.5 + self._random.random())
-        wait_s = max(backoff, failure.retry_after_s or 0.0)
-        now = time.monotonic()
-        if failure.retry_after_s is not None:
-            self._resume_at = max(self._resume_at, now + failure.retry_after_s)
-        again = _Attempt(now + wait_s, next(self._order), attempt.cell, attempt.tries + 1)
-        heapq.heappush(self._waiting, again)
-        self.tally.retrying = len(self._waiting)
-
-    def _take(self, now: float) -> _Attempt | None:
+    def take(self, now: float) -> _Attempt | None:
+        """The next attempt whose time has come, None where there is none now."""
+        if self.tally.stopped is not None:
+            return None
         if self._waiting and self._waiting[0].ready_at <= now:
             attempt = heapq.heappop(self._waiting)
             self.tally.retrying = len(self._waiting)
             return attempt
-        cell = next(self._cells, None)
+        cell = None if self._exhausted else next(self._cells, None)
+        self._exhausted = cell is None
         return None if cell is None else _Attempt(now, next(self._order), cell)
 
-    async def _wait(self, timeout_s: float | None) -> None:
-        changed = self._changed
+    def is_done(self) -> bool:
+        """Whether nothing is left to try; calls in flight may still come back."""
+        return self.tally.stopped is not None or (self._exhausted and not self._waiting)
+
+    def ready_in_s(self, now: float) -> float:
+        """Seconds until the first waiting attempt may be tried; infinity without one."""
+        waiting = self._waiting and self.tally.stopped is None
+        return self._waiting[0].ready_at - now if waiting else math.inf
+
+    def may_retry(self, attempt: _Attempt, failure: CallFailed) -> bool:
+        """Whether a failed attempt is tried again. Being told to wait is hardly a failure."""
+        allowed = self.limits.retries * (_PATIENCE_FACTOR if failure.overloaded else 1)
+        return failure.retryable and attempt.tries < allowed
+
+    def retry_later(self, attempt: _Attempt, failure: CallFailed) -> None:
+        """Put an attempt back; where the server named a time, not before it."""
+        backoff = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2**attempt.tries) * (0.5 + self._random.random())
+        wait_s = max(backoff, failure.retry_after_s or 0.0)
+        again = _Attempt(time.monotonic() + wait_s, next(self._order), attempt.cell, attempt.tries + 1)
+        heapq.heappush(self._waiting, again)
+        self.tally.retrying = len(self._waiting)
+
+
+class _Desk:
+    """One account and the teachers behind it, asked in turn so that none of them waits for another."""
+
+    def __init__(self, account: Account, outcomes: _Outcomes, patience_s: float) -> None:
+        self.account = account
+        self._outcomes, self._patience_s = outcomes, patience_s
+        self._lanes: deque[_Lane] = deque()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+
+    def add(self, lane: _Lane) -> None:
+        """One more teacher."""
+        self._lanes.append(lane)
+
+    async def run(self) -> None:
+        """Ask until nothing is left; calls in flight are cancelled with it."""
         try:
-            await asyncio.wait_for(changed.wait(), timeout_s)
+            while True:
+                self._changed.clear()
+                self._start_calls()
+                if not self._calls and all(lane.is_done() for lane in self._lanes):
+                    return
+                self._give_up_if_dead()
+                await self._wait()
+        finally:
+            for call in self._calls:
+                call.cancel()
+            await asyncio.gather(*self._calls, return_exceptions=True)
+
+    def _start_calls(self) -> None:
+        account = self.account
+        while account.has_room() and account.paused_s == 0 and (found := self._next()) is not None:
+            lane, attempt = found
+            call = asyncio.create_task(self._call(lane, attempt))
+            self._calls.add(call)
+            call.add_done_callback(self._ended)
+            # The task has not run yet, but its place is taken.
+            lane.tally.in_flight += 1
+            attempt.started = account.start(attempt.cell.expected_tokens)
+
+    def _next(self) -> tuple[_Lane, _Attempt] | None:
+        now = time.monotonic()
+        for _ in range(len(self._lanes)):
+            lane = self._lanes[0]
+            self._lanes.rotate(-1)
+            if (attempt := lane.take(now)) is not None:
+                return lane, attempt
+        return None
+
+    async def _wait(self) -> None:
+        """Until a call ends, a pause is over, or a retry is due."""
+        timeout_s = math.inf
+        if self.account.has_room():
+            pause_s = self.account.paused_s
+            now = time.monotonic()
+            timeout_s = pause_s if pause_s else min(lane.ready_in_s(now) for lane in self._lanes)
+        try:
+            await asyncio.wait_for(self._changed.wait(), None if timeout_s == math.inf else max(timeout_s, 0.001))
         except TimeoutError:
             return
+
+    def _ended(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        self._changed.set()
+
+    def _give_up_if_dead(self) -> None:
+        if self.account.silent_s > self._patience_s:
+            for lane in self._lanes:
+                lane.tally.stopped = lane.tally.stopped or f"no answer for {self._patience_s / 60:.0f} minutes"
+
+    async def _call(self, lane: _Lane, attempt: _Attempt) -> None:
+        cell = attempt.cell
+        timeout_s = lane.teacher.timeout_s or lane.limits.timeout_s
+        try:
+            reply = await lane.carrier.ask(Call(cell.messages, cell.parameters, timeout_s))
+        except CallFailed as failure:
+            self._note(attempt, failure)
+            if failure.fatal:
+                # Every further call would fail alike: stop this teacher, keep the cell open.
+                lane.tally.stopped = f"{failure.error}: {failure}"
+            elif lane.may_retry(attempt, failure):
+                lane.retry_later(attempt, failure)
+            else:
+                await self._outcomes.put((_failed(cell, failure, attempt.tries + 1), lane.tally))
+        except asyncio.CancelledError:
+            self.account.answer_without_use()
+            raise
+        else:
+            self.account.succeed()
+            latency_s = self.account.clock() - attempt.started
+            await self._outcomes.put((_answered(cell, reply, attempt.tries + 1, latency_s), lane.tally))
+        finally:
+            lane.tally.in_flight -= 1
+
+    def _note(self, attempt: _Attempt, failure: CallFailed) -> None:
+        """What a failure says about the account."""
+        if failure.overloaded:
+            self.account.refuse(attempt.started, failure.retry_after_s)
+        elif failure.retryable:
+            self.account.fail()
+        else:
+            self.account.answer_without_use()
 
 
 async def ask_all(
@@ -168,14 +263,16 @@ async def ask_all(
     Raises:
         StoreError: an outcome could not be written; what was written stays.
     """
-    outcomes: asyncio.Queue[tuple[StoredCell, Tally] | None] = asyncio.Queue(maxsize=4 * _GROUP)
-    writer = asyncio.create_task(_write(outcomes, store))
-    workers = []
+    outcomes: _Outcomes = asyncio.Queue(maxsize=4 * _GROUP)
+    desks: dict[str, _Desk] = {}
     for teacher, tally in zip(plan.teachers, tallies, strict=True):
+        name = account_of(teacher, plan.endpoints[teacher.name])
+        if name not in desks:
+            desks[name] = _Desk(_account(plan, name, limits), outcomes, limits.patience_s)
         cells = _missing(plan, teacher, store, tally, retry_failed)
-        lane = _Lane(teacher, carriers[teacher.name], cells, tally, limits)
-        width = min(teacher.concurrency or limits.concurrency, max(1, tally.total))
-        workers += [asyncio.create_task(_work(lane, outcomes)) for _ in range(width)]
+        desks[name].add(_Lane(teacher, carriers[teacher.name], cells, tally, limits))
+    writer = asyncio.create_task(_write(outcomes, store))
+    workers = [asyncio.create_task(desk.run()) for desk in desks.values()]
     try:
         await _all_or_first_error([writer], workers)
     finally:
@@ -185,6 +282,22 @@ async def ask_all(
         if not writer.done():
             await outcomes.put(None)
         await writer
+
+
+def account_of(teacher: Teacher, endpoint: Endpoint) -> str:
+    """What teachers share when they share a rate limit: the endpoint, or the provider, and the key."""
+    where = endpoint.api_base or endpoint.model.partition("/")[0]
+    return f"{where}|{teacher.api_key_env or ''}"
+
+
+def _account(plan: Plan, name: str, limits: Limits) -> Account:
+    """The account of a name; of limits that its teachers name, the lowest holds."""
+    teachers = [teacher for teacher in plan.teachers if account_of(teacher, plan.endpoints[teacher.name]) == name]
+    return Account(
+        ceiling=min(teacher.concurrency or limits.concurrency for teacher in teachers),
+        rpm=min((teacher.rpm for teacher in teachers if teacher.rpm), default=None),
+        tpm=min((teacher.tpm for teacher in teachers if teacher.tpm), default=None),
+    )
 
 
 async def check_all(carriers: dict[str, Carrier]) -> None:
@@ -202,26 +315,7 @@ async def check_all(carriers: dict[str, Carrier]) -> None:
         raise TeacherError("\n".join(str(problem) for problem in problems))
 
 
-async def _work(lane: _Lane, outcomes: asyncio.Queue[tuple[StoredCell, Tally] | None]) -> None:
-    timeout_s = lane.teacher.timeout_s or lane.limits.timeout_s
-    while (attempt := await lane.next()) is not None:
-        cell, started = attempt.cell, time.monotonic()
-        try:
-            reply = await lane.carrier.ask(Call(cell.messages, cell.parameters, timeout_s))
-            await outcomes.put((_answered(cell, reply, attempt.tries + 1, time.monotonic() - started), lane.tally))
-        except CallFailed as failure:
-            if failure.fatal:
-                # Every further call would fail alike: stop this teacher, keep the cell open.
-                lane.tally.stopped = f"{failure.error}: {failure}"
-            elif failure.retryable and attempt.tries < lane.limits.retries:
-                lane.retry_later(attempt, failure)
-            else:
-                await outcomes.put((_failed(cell, failure, attempt.tries + 1), lane.tally))
-        finally:
-            lane.finish()
-
-
-async def _write(outcomes: asyncio.Queue[tuple[StoredCell, Tally] | None], store: Store) -> None:
+async def _write(outcomes: _Outcomes, store: Store) -> None:
     """Commit outcomes in groups: as many as have come while the last group was being written."""
     more = True
     while more:

@@ -33,6 +33,12 @@ class Cell:
     messages: list[Message]
     parameters: dict[str, Any]
 
+    @property
+    def expected_tokens(self) -> int:
+        """About how many tokens the call will take: four characters a token, and half of what it may write."""
+        read = sum(len(message["content"]) for message in self.messages) // 4
+        return read + int(self.parameters["max_tokens"]) // 2
+
 
 @dataclass(frozen=True)
 class Plan:

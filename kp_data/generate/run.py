@@ -121,12 +121,11 @@ class _Run:
         self._responses: list[Response] = []
 
     async def ask(self, panel_questions: pa.Table) -> list[Tally]:
-        plan, options = self._plan, self._options
+        plan = self._plan
         carriers: dict[str, Carrier] = {}
         try:
             for teacher in plan.teachers:
-                width = teacher.concurrency or options.concurrency
-                carriers[teacher.name] = make_carrier(teacher, plan.endpoints[teacher.name], concurrency=width)
+                carriers[teacher.name] = make_carrier(teacher, plan.endpoints[teacher.name])
             await check_all(carriers)
             # Nothing is written before every teacher has been found.
             with _locked(self._out):

@@ -25,7 +25,7 @@ _MAX_MESSAGE: Final = 300
 class DirectCarrier:
     """Calls to one endpoint through one pool of connections."""
 
-    def __init__(self, teacher: Teacher, endpoint: Endpoint, *, concurrency: int) -> None:
+    def __init__(self, teacher: Teacher, endpoint: Endpoint) -> None:
         assert endpoint.api_base is not None
         self._teacher, self._endpoint = teacher, endpoint
         headers = {"Content-Type": "application/json"}
@@ -35,7 +35,7 @@ class DirectCarrier:
         self._models_url = f"{endpoint.api_base.rstrip('/')}/models"
         self._proxy = _proxy_of(endpoint.api_base)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=concurrency), headers=headers, raise_for_status=False
+            connector=aiohttp.TCPConnector(limit=0), headers=headers, raise_for_status=False
         )
 
     async def check(self) -> None:
@@ -118,7 +118,9 @@ def failure_of_status(status: int, message: str, headers: Mapping[str, str]) -> 
     """
     said = f"HTTP {status}: {message}"[:_MAX_MESSAGE]
     if status == 429:
-        return CallFailed("rate_limited", said, retryable=True, retry_after_s=retry_after(headers))
+        return CallFailed("rate_limited", said, retryable=True, overloaded=True, retry_after_s=retry_after(headers))
+    if status in (503, 529):
+        return CallFailed("bad_response", said, retryable=True, overloaded=True, retry_after_s=retry_after(headers))
     if status in (401, 403):
         return CallFailed("auth", said, retryable=False, fatal=True)
     if status == 404:

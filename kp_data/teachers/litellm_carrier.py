@@ -98,7 +98,7 @@ class LitellmCarrier:
         plain = Endpoint(
             "direct", self._endpoint.model.removeprefix("openai/"), "", self._endpoint.api_base, self._endpoint.api_key
         )
-        carrier = DirectCarrier(self._teacher, plain, concurrency=1)
+        carrier = DirectCarrier(self._teacher, plain)
         try:
             await carrier.check()
         finally:
@@ -148,9 +148,9 @@ def _failure(litellm: Any, error: Exception) -> CallFailed:
     if isinstance(error, litellm.exceptions.Timeout):
         return CallFailed("timeout", message, retryable=True)
     if isinstance(error, litellm.exceptions.RateLimitError):
-        return CallFailed("rate_limited", message, retryable=True, retry_after_s=retry_after(headers))
-    if isinstance(error, (litellm.exceptions.APIConnectionError, litellm.exceptions.ServiceUnavailableError)):
-        return CallFailed("bad_response", message, retryable=True, retry_after_s=retry_after(headers))
+        return CallFailed("rate_limited", message, retryable=True, overloaded=True, retry_after_s=retry_after(headers))
+    if isinstance(error, litellm.exceptions.APIConnectionError):
+        return CallFailed("bad_response", message, retryable=True)
     if isinstance(error, litellm.exceptions.ContentPolicyViolationError):
         return CallFailed("refused", message, retryable=False)
     status = getattr(error, "status_code", None)

@@ -74,16 +74,25 @@ class CallFailed(Exception):
         error: class of the failure, one of `schema.ERROR_CLASSES`.
         retryable: whether the same call may succeed later.
         fatal: whether every further call to this teacher would fail the same way.
+        overloaded: whether the server asked for fewer calls, and is otherwise well.
         retry_after_s: how long the server asks to wait, in seconds.
     """
 
     def __init__(
-        self, error: str, message: str, *, retryable: bool, fatal: bool = False, retry_after_s: float | None = None
+        self,
+        error: str,
+        message: str,
+        *,
+        retryable: bool,
+        fatal: bool = False,
+        overloaded: bool = False,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(redact(message))
         self.error = error
         self.retryable = retryable
         self.fatal = fatal
+        self.overloaded = overloaded
         self.retry_after_s = retry_after_s
 
 
@@ -157,12 +166,12 @@ def resolve_endpoint(teacher: Teacher, transport: Transport, *, practice_base: s
     return Endpoint("litellm", teacher.model, f"|{teacher.model}", None, key)
 
 
-def make_carrier(teacher: Teacher, endpoint: Endpoint, *, concurrency: int) -> Carrier:
+def make_carrier(teacher: Teacher, endpoint: Endpoint) -> Carrier:
     """The carrier of an endpoint; loads only the client that it needs."""
     if endpoint.carrier == "direct":
         from kp_data.teachers.direct import DirectCarrier
 
-        return DirectCarrier(teacher, endpoint, concurrency=concurrency)
+        return DirectCarrier(teacher, endpoint)
     from kp_data.teachers.litellm_carrier import LitellmCarrier
 
     return LitellmCarrier(teacher, endpoint)
