@@ -150,6 +150,60 @@ def generate(
     _show_generated(summary, json_)
 
 
+@app.command(rich_help_panel=ASK)
+def status(
+    panel: PanelDir,
+    store: Annotated[str | None, typer.Option(help="SQLAlchemy URL, where the cells are not in the folder.")] = None,
+    json_: Json = False,
+) -> None:
+    """Say where a panel stands, per teacher; also while it is being filled."""
+    from dataclasses import asdict
+
+    from kp_data.generate import panel_status
+
+    rows = [asdict(one) for one in panel_status(panel, store_url=store)]
+    if json_:
+        out_json(rows)
+        return
+    from kp_data.report import Column, print_table
+
+    for row in rows:
+        row["trouble"] = ", ".join(f"{count} {name}" for name, count in row["failed"].items()) or "–"
+        row["tokens"] = row["prompt_tokens"] + row["completion_tokens"]
+        row["price"] = f"${row['cost_usd']:.4f}" + (" + unknown" if row["cost_unknown"] else "")
+    columns = [
+        Column("teacher", "teacher"),
+        Column("cells", "cells", "number"),
+        Column("answered", "answered", "number"),
+        Column("trouble", "failed"),
+        Column("left", "left", "number"),
+        Column("tokens", "tokens", "number"),
+        Column("price", "cost", "range"),
+    ]
+    print_table(rows, columns)
+
+
+@app.command(rich_help_panel=ASK)
+def explain(
+    panel: PanelDir,
+    question: Annotated[str, typer.Option(help="Id of the question.", show_default=False)],
+    teacher: Annotated[str, typer.Option(help="Name of the teacher.", show_default=False)],
+    store: Annotated[str | None, typer.Option(help="SQLAlchemy URL, where the cells are not in the folder.")] = None,
+    json_: Json = False,
+) -> None:
+    """Say what went into a cell's key, what became of it, and whether the next run would ask it."""
+    from kp_data.generate import explain_cell
+
+    cells = explain_cell(panel, question=question, teacher=teacher, store_url=store)
+    if json_:
+        out_json(cells)
+        return
+    for cell in cells:
+        for name, value in cell.items():
+            typer.echo(f"{name}: {value}")
+        typer.echo("")
+
+
 @app.command(rich_help_panel=PURIFY)
 def purify(
     panel: PanelDir,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from kp_data.errors import DataError
 from kp_data.generate.plan import Plan
@@ -62,13 +63,14 @@ def check_out(out: Path, questions: pa.Table) -> pa.Table:
     return pa.concat_tables([old, new], promote_options="default") if new.num_rows else old
 
 
-def write_questions(out: Path, questions: pa.Table) -> None:
-    """Write the questions first, so that a folder that is being filled is known for a panel."""
+def begin_panel(plan: Plan, out: Path, questions: pa.Table) -> None:
+    """Write questions.parquet and run.json first, so that a folder that is being filled is known for what it is."""
     write_parquet(questions, out / "questions.parquet")
+    write_json(_run(plan, out), out / "run.json")
 
 
 def export_panel(plan: Plan, store: Store, out: Path) -> list[Response]:
-    """Write responses.parquet and run.json from what the store holds; returns the responses of this plan.
+    """Write responses.parquet from what the store holds; returns the responses of this plan.
 
     Responses of teachers or modes that this plan does not ask are kept. Rows stand in the order of the questions, then
     of the teachers, modes and samples, so that the same store gives the same table.
@@ -83,7 +85,6 @@ def export_panel(plan: Plan, store: Store, out: Path) -> list[Response]:
     if path.exists():
         table = _with_others(table, read_responses(path))
     write_parquet(_in_order(table, read_questions(out / "questions.parquet")["id"].to_pylist()), path)
-    write_json(_run(plan, out), out / "run.json")
     return responses
 
 
@@ -120,11 +121,14 @@ def _in_order(table: pa.Table, ids: list[str]) -> pa.Table:
 
 def _run(plan: Plan, out: Path) -> dict[str, Any]:
     """What went into the panel. No time and no secret: the same run writes the same bytes."""
+    asked = [question.id for question in plan.questions]
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "panel",
         "prompt_version": PROMPT_VERSION,
         "questions_sha256": hashlib.sha256((out / "questions.parquet").read_bytes()).hexdigest(),
+        # Only where a run asked about some of the questions.
+        "asked_questions": asked if len(asked) < pq.read_metadata(out / "questions.parquet").num_rows else None,
         "modes": list(plan.modes),
         "samples": plan.samples,
         "examples": plan.examples,
@@ -133,6 +137,7 @@ def _run(plan: Plan, out: Path) -> dict[str, Any]:
             {
                 **teacher.model_dump(exclude={"api_base"}, exclude_none=True),
                 "endpoint": _without_password(teacher.api_base),
+                "identity": _without_password(plan.endpoints[teacher.name].identity),
             }
             for teacher in plan.teachers
         ],

@@ -17,9 +17,10 @@ from kp_data.config import Generate, Teacher
 from kp_data.console import say
 from kp_data.errors import ConfigError, DataError, TeacherError
 from kp_data.generate.engine import Limits, Tally, ask_all, check_all
-from kp_data.generate.export import check_out, export_panel, write_questions
+from kp_data.generate.export import begin_panel, check_out, export_panel
 from kp_data.generate.plan import Plan
 from kp_data.generate.progress import live_view
+from kp_data.generate.status import rationales_of
 from kp_data.questions import load_questions
 from kp_data.schema import ERROR_CLASSES, Mode, Response
 from kp_data.store import Store
@@ -138,7 +139,7 @@ class _Run:
         options = self._options
         store = Store.of_folder(self._out, options.store)
         try:
-            write_questions(self._out, panel_questions)
+            begin_panel(self._plan, self._out, panel_questions)
             limits = Limits(options.concurrency, options.retries, options.timeout_s)
             tallies = [Tally(teacher.name, self._plan.count()) for teacher in self._plan.teachers]
             async with live_view(tallies):
@@ -162,10 +163,6 @@ def _plan(table: pa.Table, teachers: Sequence[Teacher], endpoints: dict[str, End
     unlabelled = sum(question.answer is None for question in questions)
     if "teacher_forced" in modes and 0 < unlabelled < len(questions):
         say(f"{unlabelled} of {len(questions)} questions have no gold answer: those are not asked teacher-forced")
-    rationales = None
-    if "rationale" in table.column_names:
-        pairs = zip(table["id"].to_pylist(), table["rationale"].to_pylist(), strict=True)
-        rationales = {name: str(text) for name, text in pairs if text}
     return Plan(
         questions=questions,
         teachers=tuple(teachers),
@@ -174,7 +171,7 @@ def _plan(table: pa.Table, teachers: Sequence[Teacher], endpoints: dict[str, End
         samples=options.samples,
         examples=options.examples,
         seed=options.seed,
-        example_rationales=rationales,
+        example_rationales=rationales_of(table),
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from kp_data.config import Generate, Teacher
 from kp_data.errors import DataError, KpError, TeacherError
-from kp_data.generate import Summary, generate_panel
+from kp_data.generate import Summary, explain_cell, generate_panel, panel_status
 from kp_data.panel import Panel
 from kp_data.practice import TEACHERS, practice_server
 from kp_data.schema import MEASURED_COLUMNS
@@ -334,3 +334,47 @@ def test_a_store_that_cannot_be_written_ends_the_run_and_keeps_what_it_holds(
         monkeypatch.setattr(Store, "put", real)
         assert 0 < stored(tmp_path) < 100
         assert run(tmp_path, "practice:50", url=url).left == 0
+
+
+def test_status_counts_every_cell_also_while_the_panel_is_filled(tmp_path: Path) -> None:
+    with practice_server(faults="500,empty", latency_s=0.02) as url:
+        run(tmp_path, url=url, names="ada", limit=10, retries=0, concurrency=1)
+        (first,) = panel_status(tmp_path)
+        assert (first.cells, first.left) == (10, 0)
+        assert first.failed["bad_response"] == 1
+        assert first.answered + first.failed.total() == 10
+        process = command(tmp_path / "live", url, "practice:200", "--concurrency", "1")
+        wait_for_cells(tmp_path / "live", 5, process)
+        live = panel_status(tmp_path / "live")
+        process.kill()
+        process.communicate()
+    assert [one.cells for one in live] == [200, 200]
+    assert sum(one.left for one in live) < 400
+    assert sum(one.answered + one.failed.total() + one.left for one in live) == 400
+
+
+def test_explain_tells_the_key_the_history_and_what_the_next_run_does(tmp_path: Path) -> None:
+    with practice_server(faults="500,empty") as url:
+        run(tmp_path, url=url, names="ada", limit=3, retries=0, concurrency=1)
+        told = [explain_cell(tmp_path, question=f"practice/0/{n:06d}", teacher="ada")[0] for n in range(3)]
+        assert [one["state"] for one in told] == ["failed: bad_response", "unusable: empty", "answered"]
+        assert told[0]["next_run"].startswith("asks it again")
+        assert "--retry-failed empty" in told[1]["next_run"]
+        assert told[2]["in_key"]["parameters"]["temperature"] == 0.0
+        # Another wording is another cell, and says so.
+        run(tmp_path / "other", url=url, names="ada", limit=3)
+    run_file = tmp_path / "other" / "run.json"
+    changed = json.loads(run_file.read_text())
+    changed["examples"] = 1
+    run_file.write_text(json.dumps(changed))
+    (cell,) = explain_cell(tmp_path / "other", question="practice/0/000000", teacher="ada")
+    assert cell["state"] == "never asked in these words"
+
+
+def test_status_and_explain_say_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="made by `kp-data generate`"):
+        panel_status(tmp_path)
+    run(tmp_path, names="ada", limit=3)
+    for options, message in (({"teacher": "zoe"}, "no teacher 'zoe'"), ({"question": "zoe"}, "no question 'zoe'")):
+        with pytest.raises(DataError, match=message):
+            explain_cell(tmp_path, **{"question": "practice/0/000000", "teacher": "ada", **options})
