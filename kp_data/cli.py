@@ -25,7 +25,7 @@ ASK, PURIFY, PUBLISH = "1 · Ask the teachers", "2 · Purify", "3 · Publish"
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages; errors are shown.")]
-Seed = Annotated[int, typer.Option(help="Of every random choice.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random choice.")]
 PanelDir = Annotated[Path, typer.Argument(metavar="PANEL", help="Panel folder.", show_default=False)]
 Embedder = Annotated[str, typer.Option(help="Sentence encoder: minilm (packaged), a path or a hub id.")]
 Labels = Annotated[Literal["gold", "agreement"], typer.Option(help="What routers learn from.")]
@@ -355,7 +355,7 @@ def route(
     router = load_router(folder)
     score_QT, chosen = router.route(asked)
     rows = [
-        {"id": question.id, "teacher": teacher, **dict(zip(router.teachers, score_T.tolist(), strict=True))}
+        {"id": question.id, "teacher": teacher, "scores": dict(zip(router.teachers, score_T.tolist(), strict=True))}
         for question, teacher, score_T in zip(asked, chosen, score_QT, strict=True)
     ]
     if json_:
@@ -364,7 +364,12 @@ def route(
         from kp_data.report import Column, print_table
 
         columns = [Column("id", "question"), Column("teacher", "routed to")]
-        print_table(rows, columns + [Column(name, name, "percent") for name in router.teachers])
+        columns += [Column(f"scores {name}", name, "percent") for name in router.teachers]
+        shown = [
+            row | {f"scores {name}": float(score) for name, score in zip(router.teachers, score_T, strict=True)}
+            for row, score_T in zip(rows, score_QT, strict=True)
+        ]
+        print_table(shown, columns)
 
 
 @app.command(rich_help_panel=PURIFY)
@@ -549,6 +554,9 @@ def _show_generated(summary: Any, as_json: bool) -> None:
             Column("cost", "cost", "range"),
         ]
         print_table(rows, columns, title=f"{summary.questions} questions")
+        for tally in summary.tallies:
+            for name, message in tally.messages.items():
+                say(f"{tally.teacher}, {name}: {message}")
         say(f"panel: {summary.out}")
     stopped = [f"teacher {tally.teacher}: {tally.stopped}" for tally in summary.tallies if tally.stopped]
     if stopped:
@@ -568,6 +576,6 @@ def _pairs(options: Any, flag: str) -> dict[str, str]:
     for text in options:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
-            raise ConfigError(f"{flag} {text}: write COLUMN=FIELD")
+            raise ConfigError(f"{flag} {text}: write {'NAME=FILE' if flag == '--students' else 'COLUMN=FIELD'}")
         pairs[name] = value
     return pairs

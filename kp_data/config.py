@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kp_data.errors import ConfigError
 
@@ -38,11 +38,12 @@ class Teacher(_Section):
     name: Annotated[str, Field(pattern=TEACHER_NAME.pattern)]
     model: Annotated[str, Field(min_length=1)]
     """As litellm writes it (`openai/gpt-4o-mini`), or `practice/NAME`."""
-    api_base: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = None
+    api_base: str | None = None
     """URL of an OpenAI-dialect endpoint (vLLM, Ollama, llama.cpp, a gateway)."""
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     """Name of the environment variable that holds the key; never the key itself."""
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.0
+    """None: not sent, for models that take none."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] = 1024
     seed: int | None = None
@@ -54,6 +55,14 @@ class Teacher(_Section):
     """Tokens a minute at most."""
     timeout_s: Annotated[float, Field(gt=0)] | None = None
     price: Price | None = None
+
+    @field_validator("api_base")
+    @classmethod
+    def _without_secrets(cls, url: str | None) -> str | None:
+        # Said without the URL: it would show the password that must not stand there.
+        if url is not None and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", url):
+            raise ValueError("must be http(s)://HOST/PATH without user, password or query; a key goes to api_key_env")
+        return url
 
 
 class Generate(_Section):
@@ -144,7 +153,8 @@ def parse_teacher(text: str) -> Teacher:
         return Teacher(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"--teacher {text}: {first['loc'][0]}: {first['msg']}") from error
+        shown = name if api_base else text
+        raise ConfigError(f"--teacher {shown}: {first['loc'][0]}: {first['msg']}") from error
 
 
 def pick_teachers(config: Config, options: Sequence[str]) -> tuple[Teacher, ...]:
@@ -193,7 +203,8 @@ def _validate(values: dict[str, Any], path: Path, node: yaml.Node | None) -> Con
         where = _dotted(first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"unknown key {where!r}{_did_you_mean(first['loc'])}", place=place) from error
-        raise ConfigError(f"{where}: {first['msg']}, not {first['input']!r}"[:400], place=place) from error
+        shown = "" if first["loc"][-1] == "api_base" else f", not {first['input']!r}"
+        raise ConfigError(f"{where}: {first['msg']}{shown}"[:400], place=place) from error
 
 
 def _line_of(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:

@@ -36,7 +36,8 @@ class Panel:
         questions: Q questions.
         teachers: T teacher names.
         modes: the modes the panel holds, `blind` first.
-        rationale_mode: the mode that `rationale_QT` comes from: `teacher_forced` where there is one, else `blind`.
+        rationale_mode: the mode that `rationale_QT` comes from: `teacher_forced` where there is one, else `blind`;
+            a question that was asked blind only gives its blind rationales in either case.
         rationale_QT: (Q, T) object array of rationale texts, None where there is none.
         answer_QT: (Q, T) int, what each teacher concluded blind (all -1 without blind responses), -1: none read.
         stated_QT: (Q, T) int, what the rationale of `rationale_QT` concludes, -1: none read.
@@ -88,7 +89,7 @@ class Panel:
     ) -> Panel:
         """A panel of questions and a checked responses table; arguments and errors as in `read`."""
         present = list(dict.fromkeys(responses["teacher"].to_pylist()))
-        chosen = list(teachers) if teachers is not None else present
+        chosen = list(dict.fromkeys(teachers)) if teachers is not None else present
         if unknown := [name for name in chosen if name not in present]:
             raise DataError(
                 f"no responses of teacher {unknown[0]!r}; the panel has {', '.join(present) or 'none'}", place=place
@@ -189,6 +190,8 @@ def _align(
     right_QT, samples_QT = np.zeros(shape), np.zeros(shape)
     asked_QT = np.zeros(shape, dtype=bool)
     names = ("question_id", "teacher", "mode", "sample", "rationale", "answer", "answer_index", "error")
+    forced = responses.filter(pc.equal(responses["mode"], "teacher_forced"))["question_id"].to_pylist()
+    forced_Q = np.isin([question.id for question in questions], list(set(forced)))
     rows = zip(*(responses[name].to_pylist() for name in names), strict=True)
     for number, (question_id, teacher, mode, sample, rationale, answer, index, error) in enumerate(rows, start=1):
         if question_id not in row_of:
@@ -209,7 +212,8 @@ def _align(
             right_QT[cell] += code != NONE and code == gold_Q[cell[0]]
             if sample == 0:
                 answer_QT[cell] = code
-        if mode == rationale_mode and sample == 0:
+        # A question without gold answer is asked blind only, also in a teacher-forced panel.
+        if sample == 0 and mode == ("teacher_forced" if forced_Q[cell[0]] else "blind"):
             asked_QT[cell] = True
             stated_QT[cell] = code
             rationale_QT[cell] = rationale if rationale and rationale.strip() else None

@@ -9,36 +9,41 @@ from pathlib import Path
 import pyarrow as pa
 
 from kp_data.errors import ConfigError, DataError
-from kp_data.tables import READABLE, check_questions, read_questions, table_of_questions
+from kp_data.tables import READABLE, check_questions, read_questions, rename_columns, table_of_questions
 
 _HUB_NAME = re.compile(r"^(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?$")
 
 
-def load_questions(
-    source: str, *, split: str | None = None, limit: int | None = None, columns: Mapping[str, str] | None = None
-) -> pa.Table:
+def load_questions(source: str, *, columns: Mapping[str, str] | None = None) -> pa.Table:
     """The questions of a source, checked, in the order of the source.
 
     Args:
         source: a file (Parquet, JSONL, CSV), a panel folder, a hub dataset `name[:config][@revision]`, or
             `practice:N[?seed=1&subjects=…]`.
-        split: take only this split.
-        limit: take only the first so many.
         columns: our column name to the source's own, where they differ.
 
     Raises:
-        DataError: the source is missing, broken, or holds no question of that split.
+        DataError: the source is missing, broken, or holds no question.
         ConfigError: the source cannot be understood.
     """
     table = _read(source, columns)
+    if table.num_rows == 0:
+        raise DataError("no questions", place=source)
+    return table
+
+
+def select_questions(table: pa.Table, *, split: str | None, limit: int | None, place: object) -> pa.Table:
+    """The first so many questions of a split; None takes all.
+
+    Raises:
+        DataError: no question has such a split; names those there are.
+    """
     if split is not None:
         splits = table["split"].to_pylist()
         table = table.filter(pa.array([value == split for value in splits], pa.bool_()))
         if table.num_rows == 0:
             there = ", ".join(sorted(set(splits))) or "none"
-            raise DataError(f"no question in split {split!r}; splits there: {there}", place=source)
-    if table.num_rows == 0:
-        raise DataError("no questions", place=source)
+            raise DataError(f"no question in split {split!r}; splits there: {there}", place=place)
     return table.slice(0, limit) if limit is not None else table
 
 
@@ -46,6 +51,8 @@ def _read(source: str, columns: Mapping[str, str] | None) -> pa.Table:
     if source.startswith("practice:"):
         from kp_data.practice import make_questions, parse_practice_source
 
+        if columns:
+            raise ConfigError("--map has nothing to rename in the practice world; leave it out", place=source)
         wanted = parse_practice_source(source)
         return table_of_questions(make_questions(wanted.n, seed=wanted.seed, subjects=wanted.subjects))
     path = Path(source)
@@ -78,8 +85,5 @@ def _read_hub(name: str, config: str | None, revision: str | None, columns: Mapp
             table = table.append_column("split", pa.array([str(split)] * table.num_rows))
         tables.append(table)
     merged = pa.concat_tables(tables, promote_options="default")
-    for ours, theirs in (columns or {}).items():
-        if theirs not in merged.column_names:
-            raise DataError(f"no column {theirs!r}; it has {', '.join(merged.column_names)}", place=name)
-        merged = merged.rename_columns([ours if column == theirs else column for column in merged.column_names])
+    merged = rename_columns(merged, columns, name)
     return check_questions(merged, name)

@@ -86,7 +86,7 @@ def cell_key(request: dict[str, Any]) -> str:
 class Store:
     """Cells by key, in SQLite (WAL) or any database SQLAlchemy knows."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | sa.URL) -> None:
         """Open, and create what is missing.
 
         Args:
@@ -95,14 +95,15 @@ class Store:
         Raises:
             StoreError: it cannot be opened, is damaged, or was written by another version.
         """
-        self._place = sa.engine.make_url(url).render_as_string(hide_password=True) if "://" in url else url
+        self._place = "the cell store"
         try:
+            self._place = sa.engine.make_url(url).render_as_string(hide_password=True)
             self._engine = sa.create_engine(url)
             if self._engine.dialect.name == "sqlite":
                 sa.event.listen(self._engine, "connect", _tune_sqlite)
             _metadata.create_all(self._engine)
             self._check_version()
-        except (SQLAlchemyError, ImportError) as error:
+        except (SQLAlchemyError, ImportError, ValueError) as error:
             raise StoreError(f"cannot be opened ({_reason(error)})", place=self._place) from error
 
     @classmethod
@@ -110,7 +111,8 @@ class Store:
         """The store of a panel folder: `cells.sqlite` in it, or the database of a URL."""
         if url is None:
             folder.mkdir(parents=True, exist_ok=True)
-            url = f"sqlite:///{folder / 'cells.sqlite'}"
+            # Built from parts: a question mark in a folder's name would start the query of a URL.
+            return cls(sa.URL.create("sqlite", database=str(folder / "cells.sqlite")))
         return cls(url)
 
     def get(self, keys: Sequence[str]) -> dict[str, StoredCell]:
@@ -149,7 +151,8 @@ class Store:
         Raises:
             StoreError: the disk is full or the store cannot be written.
         """
-        rows = [asdict(cell) for cell in cells]
+        # Two teachers that are the same model share a cell: the later outcome stands.
+        rows = list({cell.key: asdict(cell) for cell in cells}.values())
         if not rows:
             return
         keys = [row["key"] for row in rows]

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kp_data import measures
 from kp_data.errors import DataError
 from kp_data.panel import NONE, Array, Panel
 from kp_data.schema import QUESTIONS
@@ -58,8 +59,9 @@ class TeacherFacts:
     Attributes:
         num_asked: responses recorded, failed ones included.
         failures: class of failure to how many responses.
-        accuracy: share of its blind answers that are right, an answer that could not be read being wrong.
+        accuracy: share of the labelled questions it answered blind that it got right; see `kp_data.measures`.
         num_judged: questions that `accuracy` rests on.
+        comparable: whether these are enough for it to be called the best single teacher.
         cost_usd: sum over its responses; None where the price of one is unknown.
         num_chosen: purified rows that hold its rationale.
         chosen_share: the same, as a share of all purified rows; None for a panel.
@@ -72,6 +74,7 @@ class TeacherFacts:
     failures: Mapping[str, int] = field(default_factory=dict)
     accuracy: float | None = None
     num_judged: int = 0
+    comparable: bool = False
     cost_usd: float | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -117,7 +120,9 @@ class Summary:
         agreement_TT: (T, T) share of the questions both answered on which two teachers agree, nan: no such question;
             None without responses.
         conflict_rate: share of questions on which two teachers conclude differently; None where unknown.
-        oracle_accuracy: share of labelled questions that some teacher answers right blind; None where unknown.
+        oracle_accuracy: share, of the labelled questions that some teacher answered blind, that some teacher got
+            right; None where unknown.
+        notes: what a reader of the accuracies must know.
     """
 
     tables: FolderTables
@@ -128,6 +133,7 @@ class Summary:
     conflict_rate: float | None
     oracle_accuracy: float | None
     conflicts: tuple[Conflict, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -163,10 +169,11 @@ def summarise_tables(tables: FolderTables, *, num_conflicts: int = 6) -> Summary
         num_questions=tables.questions.num_rows,
         splits=dict(splits),
         teachers=_teacher_facts(tables, panel),
-        agreement_TT=_agreement_TT(panel) if panel else None,
+        agreement_TT=measures.agreement_TT(panel.concluded_QT) if panel else None,
         conflict_rate=_conflict_rate(tables, panel),
         oracle_accuracy=_oracle_accuracy(panel),
         conflicts=_conflicts(tables, panel, num_conflicts) if panel else (),
+        notes=(note,) if panel and (note := measures.unfinished_note(panel)) else (),
     )
 
 
@@ -283,16 +290,17 @@ def _facts_of(
     if responses is None or panel is None or name not in panel.teachers:
         return TeacherFacts(name, num_chosen=num_chosen, chosen_share=share)
     own = responses.filter(pc.equal(responses["teacher"], name))
-    skill_Q = panel.skill_QT[:, panel.teachers.index(name)]
-    judged_Q = ~np.isnan(skill_Q)
+    column = panel.teachers.index(name)
+    accuracy = float(measures.accuracy_T(panel)[column])
     return TeacherFacts(
         name,
         models=_distinct(own["model"]),
         modes=_distinct(own["mode"]),
         num_asked=own.num_rows,
         failures=dict(sorted(Counter(value for value in own["error"].to_pylist() if value is not None).items())),
-        accuracy=float(skill_Q[judged_Q].mean()) if judged_Q.any() else None,
-        num_judged=int(judged_Q.sum()),
+        accuracy=None if math.isnan(accuracy) else accuracy,
+        num_judged=int(measures.judged_QT(panel)[:, column].sum()),
+        comparable=not np.isnan(measures.comparable_accuracy_T(panel)[column]),
         cost_usd=_sum_if_known(own["cost_usd"]),
         prompt_tokens=_sum_if_known(own["prompt_tokens"]),
         completion_tokens=_sum_if_known(own["completion_tokens"]),
@@ -309,14 +317,6 @@ def _sum_if_known(column: pa.ChunkedArray) -> Any:
     return pc.sum(column).as_py() if len(column) and not column.null_count else None
 
 
-def _agreement_TT(panel: Panel) -> Array:
-    concluded = panel.concluded_QT
-    left, right = concluded[:, :, None], concluded[:, None, :]
-    both_QTT = (left != NONE) & (right != NONE)
-    same_TT, both_TT = (both_QTT & (left == right)).sum(axis=0), both_QTT.sum(axis=0)
-    return np.where(both_TT > 0, same_TT / np.maximum(both_TT, 1), np.nan)
-
-
 def _conflict_rate(tables: FolderTables, panel: Panel | None) -> float | None:
     if panel is not None:
         return float(panel.conflict_Q.mean())
@@ -327,11 +327,12 @@ def _conflict_rate(tables: FolderTables, panel: Panel | None) -> float | None:
 
 
 def _oracle_accuracy(panel: Panel | None) -> float | None:
-    if panel is None or "blind" not in panel.modes:
+    if panel is None:
         return None
-    labelled_Q = panel.gold_Q != NONE
-    right_Q = (panel.answer_QT == panel.gold_Q[:, None]).any(axis=1)
-    return float(right_Q[labelled_Q].mean()) if labelled_Q.any() else None
+    judged_QT = measures.judged_QT(panel)
+    right_Q = (measures.correct_QT(panel.answer_QT, panel.gold_Q) & judged_QT).any(axis=1)
+    known_Q = judged_QT.any(axis=1)
+    return float(right_Q[known_Q].mean()) if known_Q.any() else None
 
 
 def _conflicts(tables: FolderTables, panel: Panel, num_conflicts: int) -> tuple[Conflict, ...]:

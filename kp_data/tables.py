@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -35,7 +36,7 @@ def read_questions(path: Path, *, columns: Mapping[str, str] | None = None) -> p
     Raises:
         DataError: the file cannot be read, or a row breaks the contract; names file, column and row.
     """
-    return check_questions(_rename(read_table(path), columns, path), path)
+    return check_questions(rename_columns(read_table(path), columns, path), path)
 
 
 def read_responses(path: Path, *, columns: Mapping[str, str] | None = None) -> pa.Table:
@@ -44,7 +45,7 @@ def read_responses(path: Path, *, columns: Mapping[str, str] | None = None) -> p
     Raises:
         DataError: the file cannot be read, or a row breaks the contract; names file, column and row.
     """
-    return check_responses(_rename(read_table(path), columns, path), path)
+    return check_responses(rename_columns(read_table(path), columns, path), path)
 
 
 def read_purified(path: Path) -> pa.Table:
@@ -64,11 +65,13 @@ def check_questions(table: pa.Table, place: object) -> pa.Table:
             agree with the choices; names column and row (rows count from 1).
     """
     _require(table, ("id", "question"), place)
-    table = _fill(table, {"split": "train"})
     # Ids that are numbers in the source are ids all the same.
-    table = _conform(table, QUESTIONS, place)
+    table = _conform(table, QUESTIONS, place, {"split": "train"})
     ids = table["id"].to_pylist()
     _check_ids(ids, place)
+    for row, text in enumerate(table["question"].to_pylist(), start=1):
+        if not text.strip():
+            raise DataError(f"column 'question', row {row}: empty, but every row needs one", place=place)
     choices = [tuple(row or ()) for row in table["choices"].to_pylist()]
     answers, indices = table["answer"].to_pylist(), table["answer_index"].to_pylist()
     for row, (options, answer, index) in enumerate(zip(choices, answers, indices, strict=True)):
@@ -85,7 +88,7 @@ def check_responses(table: pa.Table, place: object) -> pa.Table:
         DataError: as `check_questions`, for the responses table.
     """
     _require(table, ("question_id", "teacher", "mode", "rationale"), place)
-    table = _conform(_fill(table, {"sample": 0}), RESPONSES, place)
+    table = _conform(table, RESPONSES, place, {"sample": 0})
     for column, allowed in (("mode", MODES), ("error", ERROR_CLASSES)):
         for row, value in enumerate(table[column].to_pylist()):
             if value is not None and value not in allowed:
@@ -155,6 +158,28 @@ def table_of_responses(responses: Sequence[Response]) -> pa.Table:
     return pa.Table.from_pylist([asdict(response) for response in responses], schema=RESPONSES)
 
 
+def rename_columns(table: pa.Table, columns: Mapping[str, str] | None, place: object) -> pa.Table:
+    """A table with the source's own column names replaced by ours.
+
+    Args:
+        table: as it was read.
+        columns: our column name to the source's own.
+        place: of the table, for messages.
+
+    Raises:
+        DataError: the table has no such column.
+    """
+    for ours, theirs in (columns or {}).items():
+        if theirs not in table.column_names:
+            raise DataError(
+                f"no column '{theirs}' to map to '{ours}'; it has {', '.join(table.column_names)}", place=place
+            )
+        if ours in table.column_names and ours != theirs:
+            table = table.drop_columns([ours])
+        table = table.rename_columns([ours if name == theirs else name for name in table.column_names])
+    return table
+
+
 def write_parquet(table: pa.Table, path: Path) -> None:
     """Write durably and atomically; the same table gives the same bytes.
 
@@ -210,7 +235,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         try:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
@@ -224,9 +249,10 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8 ({error.reason}); save the file as UTF-8", place=path) from error
         except json.JSONDecodeError as error:
-            raise DataError(
-                f"not valid JSON ({error.msg}, column {error.colno})", place=f"{path}, line {number}"
-            ) from error
+            place = f"{path}, line {number}"
+            raise DataError(f"not valid JSON ({error.msg}, column {error.colno})", place=place) from error
+        except RecursionError as error:
+            raise DataError("nested too deeply", place=f"{path}, line {number}") from error
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -261,21 +287,11 @@ def _table_of_rows(rows: list[dict[str, Any]], path: Path) -> pa.Table:
         values = [row.get(name) for row in rows]
         try:
             arrays[name] = pa.array(values)
-        except pa.ArrowException as error:
-            raise DataError(f"column '{name}' mixes types ({_first_line(error)})", place=path) from error
-    return pa.table(arrays)
-
-
-def _rename(table: pa.Table, columns: Mapping[str, str] | None, place: object) -> pa.Table:
-    for ours, theirs in (columns or {}).items():
-        if theirs not in table.column_names:
+        except (pa.ArrowException, OverflowError, UnicodeError) as error:
             raise DataError(
-                f"no column '{theirs}' to map to '{ours}'; it has {', '.join(table.column_names)}", place=place
-            )
-        if ours in table.column_names and ours != theirs:
-            table = table.drop_columns([ours])
-        table = table.rename_columns([ours if name == theirs else name for name in table.column_names])
-    return table
+                f"column '{name}' mixes types, or holds what no table can ({_first_line(error)})", place=path
+            ) from error
+    return pa.table(arrays)
 
 
 def _require(table: pa.Table, names: Sequence[str], place: object) -> None:
@@ -288,23 +304,20 @@ def _require(table: pa.Table, names: Sequence[str], place: object) -> None:
         )
 
 
-def _fill(table: pa.Table, defaults: Mapping[str, Any]) -> pa.Table:
-    for name, value in defaults.items():
-        if name in table.column_names:
-            table = _replace(table, name, pc.fill_null(table[name], pa.scalar(value).cast(table[name].type)))
-        else:
-            table = table.append_column(name, pa.array([value] * table.num_rows))
-    return table
-
-
-def _conform(table: pa.Table, schema: pa.Schema, place: object) -> pa.Table:
-    """The schema's columns first and in its types, missing ones null, extra ones after them."""
+def _conform(
+    table: pa.Table, schema: pa.Schema, place: object, defaults: Mapping[str, Any] = MappingProxyType({})
+) -> pa.Table:
+    """The schema's columns first and in its types, missing ones and nulls at their defaults, extra ones after them."""
     arrays, fields = [], []
     for field in schema:
         if field.name in table.column_names:
-            arrays.append(_cast(table[field.name], field, place))
+            column = _cast(table[field.name], field, place)
         else:
-            arrays.append(pa.chunked_array([pa.nulls(table.num_rows, field.type)]))
+            column = pa.chunked_array([pa.nulls(table.num_rows, field.type)])
+        if field.name in defaults:
+            column = pc.fill_null(column, pa.scalar(defaults[field.name], field.type))
+        _check_filled(column, field, place)
+        arrays.append(column)
         fields.append(field)
     for name in table.column_names:
         if name not in schema.names:
@@ -319,10 +332,13 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, place: object) -> pa.Chunked
     except pa.ArrowException as error:
         message = f"column '{field.name}' must be {field.type} ({_first_line(error)})"
         raise DataError(message, place=place) from error
+    return column
+
+
+def _check_filled(column: pa.ChunkedArray, field: pa.Field, place: object) -> None:
     if not field.nullable and column.null_count:
         row = column.is_null().to_pylist().index(True) + 1
         raise DataError(f"column '{field.name}', row {row}: empty, but every row needs one", place=place)
-    return column
 
 
 def _check_ids(ids: Sequence[str], place: object) -> None:

@@ -30,12 +30,14 @@ class Example:
         label: what it should write, as tokens; for a scorer of choices, the index of the right one alone.
         task: number of the target's task.
         weight: factor of the target in the loss.
+        second: where the second text of each input begins; empty for students that read one text.
     """
 
     inputs: tuple[tuple[int, ...], ...]
     label: tuple[int, ...]
     task: int
     weight: float
+    second: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:

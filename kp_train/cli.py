@@ -41,7 +41,7 @@ Source = Annotated[
 StudentDir = Annotated[Path, typer.Argument(metavar="STUDENT", help="Folder of a fitted student.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages; errors are shown.")]
-Seed = Annotated[int, typer.Option(help="Of every random choice.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of every random choice.")]
 
 
 def main() -> None:
@@ -85,8 +85,11 @@ def fit(
         typer.Option(help="gold, or purified: the answers that the kept rationales conclude.", rich_help_panel=LOSS),
     ] = "gold",
     lambda_: Annotated[
-        float, typer.Option("--lambda", help="Weight of each rationale task; the label has 1.", rich_help_panel=LOSS)
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            "--lambda", help="Weight of each rationale task; the label has 1. Default: 1.", rich_help_panel=LOSS
+        ),
+    ] = None,
     teachers: Annotated[
         str | None, typer.Option(metavar="A,B", help="Learn from these only; default: all.", rich_help_panel=LOSS)
     ] = None,
@@ -95,7 +98,7 @@ def fit(
     ] = "token-mean",
     split: Annotated[str, typer.Option(help="Rows to learn from.", rich_help_panel=LOSS)] = "train",
     validation_split: Annotated[
-        str, typer.Option(help="Rows to select on; a tenth is held out if there is none.", rich_help_panel=LOSS)
+        str, typer.Option(help="Rows to select on; 15 % are held out if there is none.", rich_help_panel=LOSS)
     ] = "validation",
     epochs: Annotated[
         float | None,
@@ -151,6 +154,7 @@ def fit(
         reduction=reduction,
         seed=seed,
     )
+    chosen.check()
     rows = _open_dataset(dataset, teachers=chosen.teachers)
     with show_progress() as report:
         record = fit_student(rows, chosen, out, report=report, say=say)
@@ -256,8 +260,11 @@ def _fetch(name: str) -> Path:
         from kp_data.hub.publish import fetch
     except ImportError as error:
         raise HubError("no such folder, and this installation cannot fetch from a hub", place=name) from error
-    say(f"fetching {name}")
-    return fetch(name)
+    say(f"no folder {name} here; fetching it from the hub")
+    try:
+        return fetch(name)
+    except HubError as error:
+        raise HubError(f"no such folder, and as the name of a hub dataset: {error}", place=name) from error
 
 
 def _labels(value: str) -> Any:

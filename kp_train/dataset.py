@@ -24,7 +24,8 @@ from kp_train.views import Row
 EVERY_RATIONALE = "all"
 """The purifier that keeps every rationale: a row for each question and teacher, with the id `question#teacher`."""
 
-HELD_OUT_SHARE = 0.1
+HELD_OUT_SHARE = 0.15
+"""Share of train that stands in for a missing validation split; the same as in purification."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _if_file(path: Path) -> list[Path]:
 def _read_panel(folder: Path, teachers: Sequence[str] | None) -> Dataset:
     paths = [folder / "questions.parquet", *_if_file(folder / "responses.parquet")]
     questions = questions_of(check_questions(read_table(paths[0]), paths[0]))
-    dataset = Dataset(str(folder), tuple(Row(question) for question in questions), hashes=_hash(folder, paths))
+    dataset = Dataset(str(folder), tuple(Row(question) for question in questions), hashes=hash_files(folder, paths))
     return _with_teachers(dataset, paths[1:], teachers)
 
 
@@ -125,7 +126,7 @@ def _read_purified(folder: Path, parts: list[Path], panel: list[Path], teachers:
             raise DataError(f"column '{name}' is missing; this is no purified dataset", place=parts[0])
         if table.schema.field(name).type not in (pa.string(), pa.large_string(), pa.null()):
             raise DataError(f"column '{name}' holds no texts", place=parts[0])
-    dataset = Dataset(str(folder), _purified_rows(table, parts[0]), hashes=_hash(folder, [*parts, *panel]))
+    dataset = Dataset(str(folder), _purified_rows(table, parts[0]), hashes=hash_files(folder, [*parts, *panel]))
     if "method" in table.column_names and set(table["method"].to_pylist()) == {EVERY_RATIONALE}:
         dataset = _regroup(dataset, table["teacher"].to_pylist())
     return _with_teachers(dataset, panel, teachers)
@@ -154,7 +155,10 @@ def _regroup(dataset: Dataset, teacher_of_row: Sequence[str | None]) -> Dataset:
     """Rows of `all`, one a question and teacher, as rows with every teacher's rationale."""
     grouped: dict[str, Row] = {}
     for row, teacher in zip(dataset.rows, teacher_of_row, strict=True):
-        if teacher is None or not row.question.id.endswith(f"#{teacher}"):
+        if teacher is None:  # nobody's rationale was kept, and the question keeps its own id
+            grouped.setdefault(row.question.id, Row(row.question))
+            continue
+        if not row.question.id.endswith(f"#{teacher}"):
             return dataset
         question = replace(row.question, id=row.question.id.removesuffix(f"#{teacher}"))
         known = grouped.setdefault(question.id, Row(question))
@@ -208,7 +212,8 @@ def _concatenate(paths: Sequence[Path]) -> pa.Table:
         raise DataError(f"its files have different columns ({error})", place=paths[0].parent) from error
 
 
-def _hash(folder: Path, paths: Sequence[Path]) -> dict[str, str]:
+def hash_files(folder: Path, paths: Sequence[Path]) -> dict[str, str]:
+    """Path below the folder to the SHA-256 of the file's bytes."""
     hashes = {}
     for path in paths:
         with path.open("rb") as handle:

@@ -22,7 +22,6 @@ from kp_train.dataset import Dataset
 from kp_train.students import Student, load_student
 
 Scoring = Literal["option-likelihood", "option-likelihood-per-token"]
-SCORINGS: Final[tuple[Scoring, ...]] = ("option-likelihood", "option-likelihood-per-token")
 RESAMPLES: Final = 10_000
 
 

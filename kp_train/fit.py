@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 from kp_data.errors import ConfigError, DataError, MethodError
 from kp_data.schema import Question
 from kp_train.batches import Item
-from kp_train.dataset import Dataset
-from kp_train.objectives import Objective, Weights, objective_named
+from kp_train.dataset import Dataset, hash_files
+from kp_train.objectives import OBJECTIVES, Objective, Weights, objective_named
 from kp_train.quiet import quiet_transformers
-from kp_train.run_folder import RunFolder
-from kp_train.students import STUDENTS, Recipe, Student, make_student
+from kp_train.run_folder import RUN_FILE, RunFolder
+from kp_train.students import STUDENTS, Recipe, Student, check_student_name, local_checkpoint, make_student
 from kp_train.views import LABEL, Labels, Row, Target, question_input, reordered
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ EVALUATIONS: Final = 12
 """How often a run is validated unless --eval-steps says otherwise."""
 
 _PACKAGES: Final = ("knowledge-purification", "torch", "transformers", "tokenizers", "accelerate")
+
+_OPTION_NAMES: Final = {"teachers": "--teachers", "rationale_weight": "--lambda"}
+"""Options that only some objectives read, as on the command line."""
 
 Assignment = tuple[Row, list[Target]]
 
@@ -41,10 +44,10 @@ class FitOptions:
         student: `tiny-t5`, `minilm`, a folder or a Hugging Face name.
         objective: name of one of `kp_train.objectives.OBJECTIVES`.
         labels: which answers the label task predicts.
-        rationale_weight: lambda of each rationale task.
+        rationale_weight: lambda of each rationale task; None: 1.
         teachers: learn from these only; None: from all.
         split: rows to learn from.
-        validation_split: rows to select on; a tenth of the rows is held out where the dataset has no such split.
+        validation_split: rows to select on; 15 % of the rows are held out where the dataset has no such split.
         epochs: passes over the rows; `steps` wins.
         steps: optimiser steps.
         lr: peak learning rate.
@@ -60,7 +63,7 @@ class FitOptions:
     student: str
     objective: str
     labels: Labels = "gold"
-    rationale_weight: float = 1.0
+    rationale_weight: float | None = None
     teachers: tuple[str, ...] | None = None
     split: str = "train"
     validation_split: str = "validation"
@@ -75,18 +78,42 @@ class FitOptions:
     reduction: str = "token-mean"
     seed: int = 0
 
+    @property
+    def weight(self) -> float:
+        """Lambda of each rationale task, given or default."""
+        return 1.0 if self.rationale_weight is None else self.rationale_weight
+
     def check(self) -> None:
-        """Refuse numbers that cannot be.
+        """Refuse values that cannot be, and options without effect.
 
         Raises:
             ConfigError: names the option.
+            MethodError: the objective or the student does not read an option that is given.
         """
+        objective = objective_named(self.objective)
+        check_student_name(self.student)
+        _check_student_can(self.student, objective)
+        self._check_values()
+        for name, option in _OPTION_NAMES.items():
+            if getattr(self, name) is not None and name not in objective.options:
+                readers = ", ".join(other.name for other in OBJECTIVES.values() if name in other.options)
+                raise MethodError(
+                    f"{option} has no effect on objective {objective.name}; leave it out, or take an objective that "
+                    f"reads it: {readers}"
+                )
+
+    def _check_values(self) -> None:
         for name in ("epochs", "steps", "lr", "batch", "accumulate", "eval_steps", "choice_orders"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{value} is not above 0", place=f"--{name.replace('_', '-')}")
-        if not (self.rationale_weight >= 0 and math.isfinite(self.rationale_weight)):
-            raise ConfigError(f"{self.rationale_weight} is not 0 or above", place="--lambda")
+        if not (self.weight >= 0 and math.isfinite(self.weight)):
+            raise ConfigError(f"{self.weight} is not 0 or above", place="--lambda")
+        if self.validation_split == "test":
+            raise ConfigError(
+                "'test' is kept for evaluation and never selected on; name another split, or leave the option out",
+                place="--validation-split",
+            )
         if self.split == self.validation_split:
             raise ConfigError(f"--split and --validation-split are both {self.split!r}; select on other rows")
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -119,12 +146,10 @@ def fit(
     """
     options.check()
     objective = objective_named(options.objective)
-    _check_student_can(options.student, objective)
     folder = RunFolder.open(out, _identity(dataset, options))
-    if (finished := folder.finished) is not None:
-        say(f"{folder.path} holds this very run, finished; nothing to do")
+    if (finished := _finished(folder, say)) is not None:
         return finished
-    weights = Weights(options.teachers or dataset.teachers, options.rationale_weight, options.labels)
+    weights = Weights(options.teachers or dataset.teachers, options.weight, options.labels)
     objective.check(dataset, weights)
     train_rows, validation, split_note = _split(dataset, options)
     assigned = _assign(train_rows, objective, weights)
@@ -143,16 +168,50 @@ def _run(
     report: Callable[[Progress], None],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    from kp_train.evaluate import predict_choices
-    from kp_train.trainer import train
-
     student = make_student(options.student, texts=_texts(assigned), seed=options.seed)
     tasks = list(dict.fromkeys(target.task for _, targets in assigned for target in targets))
     if not student.writes_text and tasks != [LABEL]:
         raise MethodError(f"{options.student} scores choices and cannot write rationales; use --objective fine-tune")
+    if student.kind == "encoder" and (options.choice_orders or 1) > 1:
+        raise MethodError(
+            f"--choice-orders has no effect on {options.student}, which scores every choice by itself; leave it out, "
+            "or take a student that writes, such as tiny-t5"
+        )
     schedule = _schedule(student.recipe, options, len(assigned))
     items = _encode(student, assigned, tasks, orders=schedule.recipe.choice_orders, seed=options.seed)
-    truncated = student.truncated
+    with folder.locked():
+        # Between the first look and the lock, another process may have finished this run.
+        if (finished := _finished(folder, say)) is not None:
+            return finished
+        rows = {"learned": len(items), "validation": len(validation), "truncated": student.truncated, "tasks": tasks}
+        result = _train(folder, student, items, validation, schedule, num_tasks=len(tasks), report=report, say=say)
+        with quiet_transformers():
+            student.save(folder.prepare_saving())
+        return folder.finish(_record(folder, dataset, student, schedule, result, rows))
+
+
+def _finished(folder: RunFolder, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The record of this very run where it is finished; the user is told."""
+    if (finished := folder.finished) is not None:
+        say(f"{folder.path} holds this very run, finished; nothing to do")
+    return finished
+
+
+def _train(
+    folder: RunFolder,
+    student: Student,
+    items: list[list[Item]],
+    validation: Sequence[Question],
+    schedule: Schedule,
+    *,
+    num_tasks: int,
+    report: Callable[[Progress], None],
+    say: Callable[[str], None],
+) -> TrainingResult:
+    """Train in a held folder, from its last checkpoint where there is one."""
+    from kp_train.evaluate import predict_choices
+    from kp_train.trainer import train
+
     folder.begin()
     if checkpoint := folder.last_checkpoint():
         say(f"going on from step {checkpoint.name.removeprefix('checkpoint-')} of {schedule.steps}")
@@ -161,20 +220,16 @@ def _run(
         predictions = predict_choices(student, validation)
         return sum(bool(prediction.correct) for prediction in predictions) / len(predictions)
 
-    result = train(
+    return train(
         student,
         items,
-        num_tasks=len(tasks),
+        num_tasks=num_tasks,
         schedule=schedule,
         evaluate=accuracy,
         folder=folder.checkpoints,
         resume_from=checkpoint,
         report=report,
     )
-    with quiet_transformers():
-        student.save(folder.prepare_saving())
-    rows = {"learned": len(items), "validation": len(validation), "truncated": truncated, "tasks": tasks}
-    return folder.finish(_record(folder, dataset, student, schedule, result, rows))
 
 
 def _check_student_can(student: str, objective: Objective) -> None:
@@ -188,7 +243,17 @@ def _check_student_can(student: str, objective: Objective) -> None:
 
 def _identity(dataset: Dataset, options: FitOptions) -> dict[str, Any]:
     package = _PACKAGES[0]
-    return {"dataset": dataset.hashes, **asdict(options), package: version(package)}
+    chosen = {**asdict(options), "rationale_weight": options.weight}
+    identity = {"dataset": dataset.hashes, **chosen, package: version(package)}
+    if (checkpoint := local_checkpoint(options.student)) is not None:
+        identity["student_files"] = _hash_checkpoint(checkpoint)
+    return identity
+
+
+def _hash_checkpoint(folder: Path) -> dict[str, str]:
+    """Hashes of what a checkpoint may be loaded from; hidden files and the record of a run are no part of it."""
+    files = (path for path in sorted(folder.iterdir()) if path.is_file())
+    return hash_files(folder, [path for path in files if path.name[0] != "." and path.name != RUN_FILE])
 
 
 def _split(dataset: Dataset, options: FitOptions) -> tuple[Dataset, list[Question], str]:

@@ -1,6 +1,7 @@
 """The folder of a training run: who may write there, where it goes on, how it ends.
 
     OUT/run.json       what the run is; `state` running or done, written first and last
+    OUT/.lock          held while it runs
     OUT/checkpoints/   while it runs
     OUT/…              the student, once it is done
 
@@ -11,10 +12,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from filelock import FileLock, Timeout
 
 from kp_data.errors import ConfigError, DataError
 from kp_data.tables import read_json, write_json
@@ -23,6 +27,7 @@ RUN_FILE: Final = "run.json"
 CHECKPOINTS: Final = "checkpoints"
 STATE_FILE: Final = "trainer_state.json"
 SAVING: Final = ".saving"
+LOCK_FILE: Final = ".lock"
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,31 @@ class RunFolder:
         folder = cls(path, identity)
         if path.exists() and not path.is_dir():
             raise ConfigError("is a file; --out needs a folder", place=path)
-        if path.is_dir() and any(path.iterdir()):
-            folder._check_same()
+        folder._check_same()
         return folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder, made if need be, for one process: two would mix their checkpoints.
+
+        Raises:
+            ConfigError: another process holds it, it cannot be written, or another run was begun here meanwhile.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / LOCK_FILE)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigError(
+                "another fit is writing here; wait for it, or give another --out", place=self.path
+            ) from error
+        except OSError as error:
+            raise ConfigError(f"cannot be written ({error.strerror}); give another --out", place=self.path) from error
+        try:
+            self._check_same()
+            yield
+        finally:
+            lock.release()
 
     @property
     def finished(self) -> dict[str, Any] | None:
@@ -63,11 +90,7 @@ class RunFolder:
         return dict(record) if record["state"] == "done" else None
 
     def begin(self) -> None:
-        """Mark the folder as this run's; nothing is written before."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"cannot be made ({error.strerror}); choose another --out", place=self.path) from error
+        """Mark the folder as this run's; nothing but the lock is written before."""
         self._write({"state": "running"})
 
     @property
@@ -117,6 +140,8 @@ class RunFolder:
         return whole
 
     def _check_same(self) -> None:
+        if not self.path.is_dir() or all(path.name == LOCK_FILE for path in self.path.iterdir()):
+            return
         remedy = "give another --out, or remove this folder"
         if not (self.path / RUN_FILE).is_file():
             raise ConfigError(f"holds files that are not of a training run; {remedy}", place=self.path)

@@ -24,7 +24,6 @@ RATIONALE_PREFIX: Final = "explain: "
 _LETTER: Final = re.compile(r"\([A-Za-z]\)|\b(?:option|choice|answer|letter)s?:? +\(?[A-Z]\b", re.IGNORECASE)
 
 Labels = Literal["gold", "purified"]
-LABELS: Final[tuple[Labels, ...]] = ("gold", "purified")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kp_data.errors import KpError
-from kp_data.questions import load_questions
+from kp_data.questions import load_questions, select_questions
 
 
 def source(tmp_path: Path) -> str:
@@ -17,7 +17,7 @@ def source(tmp_path: Path) -> str:
 
 
 def test_a_split_and_a_limit_cut_the_source(tmp_path: Path) -> None:
-    table = load_questions(source(tmp_path), split="test", limit=2)
+    table = select_questions(load_questions(source(tmp_path)), split="test", limit=2, place="q")
     assert table["id"].to_pylist() == ["1", "3"]
 
 
@@ -46,7 +46,7 @@ def test_a_source_that_is_not_there_says_so(
 
 def test_an_empty_split_names_the_splits_there_are(tmp_path: Path) -> None:
     with pytest.raises(KpError, match="splits there: test, train"):
-        load_questions(source(tmp_path), split="validation")
+        select_questions(load_questions(source(tmp_path)), split="validation", limit=None, place="q")
 
 
 def test_a_source_without_rows_is_refused(tmp_path: Path) -> None:
@@ -54,3 +54,8 @@ def test_a_source_without_rows_is_refused(tmp_path: Path) -> None:
     path.write_text("id,question\n")
     with pytest.raises(KpError, match="holds no rows"):
         load_questions(str(path))
+
+
+def test_the_practice_world_has_no_columns_to_rename() -> None:
+    with pytest.raises(KpError, match="--map"):
+        load_questions("practice:5", columns={"id": "qid"})

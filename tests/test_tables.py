@@ -56,6 +56,18 @@ def test_numeric_ids_and_csv_are_read(tmp_path: Path) -> None:
     assert table["answer_index"].to_pylist() == [0]
 
 
+@pytest.mark.parametrize("split", [None, "", 3])
+def test_an_empty_split_is_train_and_a_number_is_a_name(tmp_path: Path, split: object) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text(f"id,question,split\na,Is ice cold?,{'' if split is None else split}\n")
+    assert read_questions(path)["split"].to_pylist() == [str(split) if split else "train"]
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_bytes(b'\xef\xbb\xbf{"id": "a", "question": "?"}\n')
+    assert read_questions(tmp_path / "q.jsonl").num_rows == 1
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -68,6 +80,8 @@ def test_numeric_ids_and_csv_are_read(tmp_path: Path) -> None:
         ({"id": "a", "question": "?", "choices": ["x", " "]}, "empty choice"),
         ({"id": " ", "question": "?"}, "column 'id', row 1: empty"),
         ({"id": "a", "question": None}, "column 'question', row 1"),
+        ({"id": "a", "question": " "}, "column 'question', row 1"),
+        ({"id": 2**70, "question": "?"}, "column 'id'"),
         ({"id": "a", "question": "?", "answer_index": "many"}, "column 'answer_index' must be int32"),
     ],
 )

@@ -48,6 +48,8 @@ class Tally:
     completion_tokens: int = 0
     cost_usd: float = 0.0
     cost_unknown: int = 0
+    messages: dict[str, str] = field(default_factory=dict)
+    """Class of failure to the last message of one."""
     stopped: str | None = None
     """Why this teacher is asked no further, None while it is."""
 
@@ -265,11 +267,13 @@ async def ask_all(
     """
     outcomes: _Outcomes = asyncio.Queue(maxsize=4 * _GROUP)
     desks: dict[str, _Desk] = {}
+    # Two questions in the same words, or two names of one model, are one cell: asked once.
+    asked: set[str] = set()
     for teacher, tally in zip(plan.teachers, tallies, strict=True):
         name = account_of(teacher, plan.endpoints[teacher.name])
         if name not in desks:
             desks[name] = _Desk(_account(plan, name, limits), outcomes, limits.patience_s)
-        cells = _missing(plan, teacher, store, tally, retry_failed)
+        cells = _missing(plan, teacher, store, tally, retry_failed, asked)
         desks[name].add(_Lane(teacher, carriers[teacher.name], cells, tally, limits))
     writer = asyncio.create_task(_write(outcomes, store))
     workers = [asyncio.create_task(desk.run()) for desk in desks.values()]
@@ -339,10 +343,11 @@ async def _all_or_first_error(guards: list[asyncio.Task[None]], workers: list[as
         pending = rest - set(guards)
 
 
-def _missing(plan: Plan, teacher: Teacher, store: Store, tally: Tally, retry_failed: Collection[str]) -> Iterator[Cell]:
+def _missing(
+    plan: Plan, teacher: Teacher, store: Store, tally: Tally, retry_failed: Collection[str], asked: set[str]
+) -> Iterator[Cell]:
     """The cells still to be asked, looked up in the store a few hundred at a time."""
     cells = plan.cells(teacher)
-    asked: set[str] = set()
     while chunk := list(itertools.islice(cells, _LOOKAHEAD)):
         keys = [cell.key for cell in chunk]
         known = store.get(keys) if set(retry_failed) & set(CONTENT_ERRORS) else store.states(keys)
@@ -351,7 +356,6 @@ def _missing(plan: Plan, teacher: Teacher, store: Store, tally: Tally, retry_fai
             if _is_settled(held, cell, retry_failed) or cell.key in asked:
                 tally.reused += 1
             else:
-                # Two questions in the same words are one cell: asked once.
                 asked.add(cell.key)
                 yield cell
 
@@ -391,6 +395,7 @@ def _failed(cell: Cell, failure: CallFailed, attempts: int) -> StoredCell:
 def _count(cell: StoredCell, tally: Tally) -> None:
     if cell.error is not None:
         tally.failed[cell.error] += 1
+        tally.messages[cell.error] = cell.message or ""
         return
     tally.answered += 1
     tally.prompt_tokens += cell.prompt_tokens or 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kp_data.errors import DataError
@@ -20,6 +21,7 @@ from kp_data.schema import SCHEMA_VERSION, Response
 from kp_data.store import Store
 from kp_data.tables import (
     questions_of,
+    read_json,
     read_questions,
     read_responses,
     table_of_responses,
@@ -29,7 +31,11 @@ from kp_data.tables import (
 from kp_data.teachers.prompts import PROMPT_VERSION
 
 _CHUNK = 256
-_OURS = re.compile(r"^(questions\.parquet|responses\.parquet|run\.json|report\.html|cells\.sqlite.*|\.lock|\..*\.tmp)$")
+_OURS = re.compile(
+    r"^(questions\.parquet|examples\.parquet|responses\.parquet|run\.json|report\.html|compare\.json|cells\.sqlite.*|"
+    r"\.lock|\..*\.tmp)$"
+)
+EXAMPLES_FILE = "examples.parquet"
 
 
 def check_out(out: Path, questions: pa.Table) -> pa.Table:
@@ -63,9 +69,43 @@ def check_out(out: Path, questions: pa.Table) -> pa.Table:
     return pa.concat_tables([old, new], promote_options="default") if new.num_rows else old
 
 
-def begin_panel(plan: Plan, out: Path, questions: pa.Table) -> None:
+def example_pool(out: Path, source: pa.Table) -> pa.Table:
+    """The solved questions that in-context examples come from: the panel's own pool, or a new one from split train.
+
+    An answer of another split must never stand in a prompt; and a pool that grew with the questions would change every
+    prompt, so the first run of a panel fixes it.
+
+    Args:
+        out: panel folder, which may not exist yet.
+        source: every question of the source, whatever split is asked.
+    """
+    if (out / EXAMPLES_FILE).is_file():
+        return read_questions(out / EXAMPLES_FILE)
+    solved = pc.and_(pc.equal(source["split"], "train"), pc.is_valid(source["answer"]))
+    return source.filter(solved)
+
+
+def check_teachers(out: Path, plan: Plan) -> None:
+    """Refuse to mix the answers of two models under one teacher's name.
+
+    Raises:
+        DataError: the panel has a teacher of that name with another model.
+    """
+    before = {entry["name"]: entry["model"] for entry in _teachers_before(out)}
+    for teacher in plan.teachers:
+        if before.get(teacher.name, teacher.model) != teacher.model:
+            raise DataError(
+                f"teacher {teacher.name} was {before[teacher.name]} here and is {teacher.model} now; give it another "
+                "name, or choose another --out",
+                place=out,
+            )
+
+
+def begin_panel(plan: Plan, out: Path, questions: pa.Table, pool: pa.Table | None) -> None:
     """Write questions.parquet and run.json first, so that a folder that is being filled is known for what it is."""
     write_parquet(questions, out / "questions.parquet")
+    if pool is not None:
+        write_parquet(pool, out / EXAMPLES_FILE)
     write_json(_run(plan, out), out / "run.json")
 
 
@@ -134,16 +174,25 @@ def _run(plan: Plan, out: Path) -> dict[str, Any]:
         "examples": plan.examples,
         "seed": plan.seed,
         "teachers": [
-            {
-                **teacher.model_dump(exclude={"api_base"}, exclude_none=True),
-                "endpoint": _without_password(teacher.api_base),
-                "identity": _without_password(plan.endpoints[teacher.name].identity),
-            }
-            for teacher in plan.teachers
+            # Teachers of earlier runs whose responses are kept.
+            *(entry for entry in _teachers_before(out) if entry["name"] not in {one.name for one in plan.teachers}),
+            *_teachers_now(plan),
         ],
         "versions": {"knowledge-purification": importlib.metadata.version("knowledge-purification")},
     }
 
 
-def _without_password(url: str | None) -> str | None:
-    return re.sub(r"//[^/@]+@", "//***@", url) if url else None
+def _teachers_before(out: Path) -> list[dict[str, Any]]:
+    if not (out / "run.json").is_file():
+        return []
+    run = read_json(out / "run.json")
+    entries = run.get("teachers") if isinstance(run, dict) else None
+    return [entry for entry in entries or [] if isinstance(entry, dict) and {"name", "model"} <= entry.keys()]
+
+
+def _teachers_now(plan: Plan) -> list[dict[str, Any]]:
+    """What each teacher is and how it is asked. Nothing secret: a URL holds no password, a key only its name."""
+    return [
+        {**teacher.model_dump(exclude_none=True), "identity": plan.endpoints[teacher.name].identity}
+        for teacher in plan.teachers
+    ]

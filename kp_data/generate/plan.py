@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from kp_data.config import Teacher
@@ -52,6 +51,9 @@ class Plan:
         samples: answers a cell.
         examples: in-context examples a prompt.
         seed: of the draw of examples.
+        pool: solved questions that examples are drawn from. It is the panel's own from its first run on: a pool that
+            grew with the questions would change every prompt.
+        example_rationales: rationale of a question of the pool by its id, where its source gave one.
     """
 
     questions: tuple[Question, ...]
@@ -61,11 +63,17 @@ class Plan:
     samples: int = 1
     examples: int = 0
     seed: int = 0
+    pool: tuple[Question, ...] = ()
     example_rationales: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         if "teacher_forced" in self.modes and not any(question.answer is not None for question in self.questions):
             raise DataError("teacher-forced answers need gold answers, and no question here has one; ask --mode blind")
+        if self.examples and len(self.pool) <= self.examples:
+            raise DataError(
+                f"{self.examples} in-context examples need more than {self.examples} solved questions in split train; "
+                f"the source has {len(self.pool)}"
+            )
 
     def cells(self, teacher: Teacher) -> Iterator[Cell]:
         """The cells of one teacher, question by question. Without a gold answer a question is asked blind only."""
@@ -82,18 +90,13 @@ class Plan:
         forced = sum(question.answer is not None for question in self.questions)
         return self.samples * sum(forced if mode == "teacher_forced" else len(self.questions) for mode in self.modes)
 
-    @cached_property
-    def _pool(self) -> Sequence[Question]:
-        """Examples come from the training split: an answer of the test split must never stand in a prompt."""
-        return [question for question in self.questions if question.split == "train"]
-
     def _messages(self, question: Question, mode: Mode) -> list[Message]:
-        examples = pick_examples(self._pool, question, k=self.examples, seed=self.seed)
+        examples = pick_examples(self.pool, question, k=self.examples, seed=self.seed)
         return build_messages(question, mode=mode, examples=examples, rationales=self.example_rationales)
 
     def _cell(self, question: Question, teacher: Teacher, mode: Mode, sample: int, messages: list[Message]) -> Cell:
         endpoint = self.endpoints[teacher.name]
-        parameters = parameters_of(teacher, sample=sample, samples=self.samples)
+        parameters = parameters_of(teacher, sample=sample)
         request: dict[str, Any] = {
             "endpoint": endpoint.identity,
             "mode": mode,

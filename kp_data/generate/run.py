@@ -17,11 +17,11 @@ from kp_data.config import Generate, Teacher
 from kp_data.console import say
 from kp_data.errors import ConfigError, DataError, TeacherError
 from kp_data.generate.engine import Limits, Tally, ask_all, check_all
-from kp_data.generate.export import begin_panel, check_out, export_panel
+from kp_data.generate.export import begin_panel, check_out, check_teachers, example_pool, export_panel
 from kp_data.generate.plan import Plan
 from kp_data.generate.progress import live_view
 from kp_data.generate.status import rationales_of
-from kp_data.questions import load_questions
+from kp_data.questions import load_questions, select_questions
 from kp_data.schema import ERROR_CLASSES, Mode, Response
 from kp_data.store import Store
 from kp_data.tables import questions_of
@@ -104,21 +104,27 @@ def generate_panel(
     """
     if unknown := [name for name in retry_failed if name not in ERROR_CLASSES]:
         raise ConfigError(f"--retry-failed {unknown[0]}: no such class; there are {', '.join(ERROR_CLASSES)}")
-    table = load_questions(source, split=options.split, limit=options.limit, columns=columns)
+    everything = load_questions(source, columns=columns)
+    table = select_questions(everything, split=options.split, limit=options.limit, place=source)
     with ExitStack() as stack:
         teachers = _known(teachers or _practice_teachers(source))
         base = _practice_base(teachers, stack)
         endpoints = {t.name: resolve_endpoint(t, options.transport, practice_base=base) for t in teachers}
-        plan = _plan(table, teachers, endpoints, options)
         panel_questions = check_out(out, table)
-        run = _Run(plan, out, options, retry_failed)
+        pool = example_pool(out, everything) if options.examples else None
+        plan = _plan(table, pool, teachers, endpoints, options)
+        check_teachers(out, plan)
+        run = _Run(plan, pool, out, options, retry_failed)
         tallies = asyncio.run(run.ask(panel_questions))
     return run.summary(tallies)
 
 
 class _Run:
-    def __init__(self, plan: Plan, out: Path, options: Generate, retry_failed: Collection[str]) -> None:
-        self._plan, self._out, self._options, self._retry_failed = plan, out, options, retry_failed
+    def __init__(
+        self, plan: Plan, pool: pa.Table | None, out: Path, options: Generate, retry_failed: Collection[str]
+    ) -> None:
+        self._plan, self._pool, self._out = plan, pool, out
+        self._options, self._retry_failed = options, retry_failed
         self._responses: list[Response] = []
 
     async def ask(self, panel_questions: pa.Table) -> list[Tally]:
@@ -139,7 +145,7 @@ class _Run:
         options = self._options
         store = Store.of_folder(self._out, options.store)
         try:
-            begin_panel(self._plan, self._out, panel_questions)
+            begin_panel(self._plan, self._out, panel_questions, self._pool)
             limits = Limits(options.concurrency, options.retries, options.timeout_s)
             tallies = [Tally(teacher.name, self._plan.count()) for teacher in self._plan.teachers]
             async with live_view(tallies):
@@ -157,7 +163,13 @@ class _Run:
         return Summary(self._out, len(self._plan.questions), tuple(tallies), unusable)
 
 
-def _plan(table: pa.Table, teachers: Sequence[Teacher], endpoints: dict[str, Endpoint], options: Generate) -> Plan:
+def _plan(
+    table: pa.Table,
+    pool: pa.Table | None,
+    teachers: Sequence[Teacher],
+    endpoints: dict[str, Endpoint],
+    options: Generate,
+) -> Plan:
     questions = tuple(questions_of(table))
     modes = _MODES[options.mode]
     unlabelled = sum(question.answer is None for question in questions)
@@ -171,7 +183,8 @@ def _plan(table: pa.Table, teachers: Sequence[Teacher], endpoints: dict[str, End
         samples=options.samples,
         examples=options.examples,
         seed=options.seed,
-        example_rationales=rationales_of(table),
+        pool=tuple(questions_of(pool)) if pool is not None else (),
+        example_rationales=rationales_of(pool),
     )
 
 
@@ -200,6 +213,9 @@ def _known(teachers: Sequence[Teacher]) -> tuple[Teacher, ...]:
             )
         else:
             known.append(teacher)
+    names = [teacher.name for teacher in known]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"two teachers are called {twice[0]!r}; names must differ")
     return tuple(known)
 
 

@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
 from pydantic import ValidationError
 
 from kp_data.config import Teacher
 from kp_data.errors import DataError
+from kp_data.generate.export import EXAMPLES_FILE
 from kp_data.generate.plan import Cell, Plan
 from kp_data.generate.reading import CONTENT_ERRORS, read_cell
 from kp_data.store import Store, StoredCell
@@ -111,6 +113,7 @@ def plan_of_folder(folder: Path) -> Plan:
         raise DataError("no run.json and questions.parquet; a panel made by `kp-data generate` has them", place=folder)
     run = read_json(folder / "run.json")
     table = read_questions(folder / "questions.parquet")
+    pool = read_questions(folder / EXAMPLES_FILE) if (folder / EXAMPLES_FILE).is_file() else None
     try:
         teachers = tuple(_teacher(entry) for entry in run["teachers"])
         identities = {entry["name"]: str(entry["identity"]) for entry in run["teachers"]}
@@ -123,7 +126,8 @@ def plan_of_folder(folder: Path) -> Plan:
             samples=int(run["samples"]),
             examples=int(run["examples"]),
             seed=int(run["seed"]),
-            example_rationales=rationales_of(table),
+            pool=tuple(questions_of(pool)) if pool is not None else (),
+            example_rationales=rationales_of(pool),
         )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise DataError(
@@ -131,9 +135,9 @@ def plan_of_folder(folder: Path) -> Plan:
         ) from error
 
 
-def rationales_of(table: Any) -> dict[str, str] | None:
+def rationales_of(table: pa.Table | None) -> dict[str, str] | None:
     """Question id to the rationale that its source gave it, for in-context examples; None without such a column."""
-    if "rationale" not in table.column_names:
+    if table is None or "rationale" not in table.column_names:
         return None
     pairs = zip(table["id"].to_pylist(), table["rationale"].to_pylist(), strict=True)
     return {name: str(text) for name, text in pairs if text}

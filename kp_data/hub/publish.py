@@ -379,11 +379,8 @@ def _read_written(out: Path) -> tuple[Previous, dict[str, bytes]]:
     if not isinstance(manifest, dict) or "content" not in manifest or "version" not in manifest:
         raise DataError("holds something that is not a release; choose a new or empty folder", place=out)
     present = {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
-    tables = [
-        pq.read_table(pa.BufferReader(data))
-        for path, data in present.items()
-        if path.startswith("purified/") and OURS.fullmatch(path)
-    ]
+    shards = [path for path in present if path.startswith("purified/") and OURS.fullmatch(path)]
+    tables = [read_table(out / path) for path in shards]
     purified = pa.concat_tables(tables, promote_options="permissive") if tables else None
     card = present[CARD].decode(errors="replace") if CARD in present else None
     return Previous(Version.parse(str(manifest["version"])), manifest["content"], purified, card), present

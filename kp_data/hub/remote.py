@@ -274,7 +274,7 @@ def _token_remedy(endpoint: str) -> str:
         return (
             "set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens), or run `hf auth login`"
         )
-    return "set HF_TOKEN to a token of this hub (its operator makes one with `kp-data hub token create`)"
+    return "set HF_TOKEN to a token with write access to this hub; its operator gives them out"
 
 
 def _status(error: Any) -> int | None:

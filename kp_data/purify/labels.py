@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from kp_data.measures import correct_QT
 from kp_data.panel import NONE, Panel
-from kp_data.purify.metrics import correct_QT, votes_QT
+from kp_data.purify.metrics import votes_QT
 from kp_data.purify.protocol import FitData, Labels
 
 Array = np.ndarray[Any, Any]
@@ -46,7 +47,9 @@ def fit_data(panel: Panel, *, labels: Labels = "gold", seed: int = 0) -> FitData
 def label_by_agreement(panel: Panel) -> Panel:
     """The panel with the answer that most teachers conclude blind in place of gold.
 
-    A question is unlabelled where no two teachers agree, or where two answers have equally many votes.
+    A question is unlabelled where no two teachers agree, or where two answers have equally many votes. A teacher whose
+    answer is missing is wrong where it is known to have answered, unknown elsewhere: without gold, a refusal cannot be
+    told from a failed call.
     Source: own; self-consistency over teachers in place of samples.
     """
     vote_QT = votes_QT(panel.answer_QT)
@@ -56,16 +59,8 @@ def label_by_agreement(panel: Panel) -> Panel:
     clear_Q = (most_Q > 1) & (top_QT.sum(1) == most_Q)
     gold_Q = np.where(clear_Q, winner_Q, NONE)
     right_QT = correct_QT(panel.answer_QT, gold_Q).astype(float)
-    known_QT = ~np.isnan(panel.skill_QT) | (panel.answer_QT != NONE) | panel.asked_QT
+    known_QT = ~np.isnan(panel.skill_QT) | (panel.answer_QT != NONE)
     return replace(panel, gold_Q=gold_Q, skill_QT=np.where(clear_Q[:, None] & known_QT, right_QT, np.nan))
-
-
-def accuracy_T(panel: Panel) -> Array:
-    """(T,) float, accuracy of each teacher over the labelled questions, a missing answer wrong; nan without labels."""
-    labelled_Q = panel.gold_Q != NONE
-    if not labelled_Q.any() or "blind" not in panel.modes:
-        return np.full(len(panel.teachers), np.nan)
-    return np.asarray(correct_QT(panel.answer_QT, panel.gold_Q)[labelled_Q].mean(0))
 
 
 def routing_signal(skill_QT: Array) -> tuple[Array, Array]:

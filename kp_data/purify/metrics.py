@@ -16,22 +16,14 @@ from kp_data.panel import NONE
 Array = np.ndarray[Any, Any]
 
 
-def correct_QT(answer_QT: Array, gold_Q: Array) -> Array:
-    """(Q, T) bool, who is right; nobody is where there is no gold, and a missing answer is wrong.
-
-    >>> correct_QT(np.array([[0, 1, -1], [2, 2, 2]]), np.array([1, -1])).tolist()
-    [[False, True, False], [False, False, False]]
-    """
-    return np.asarray((answer_QT == gold_Q[:, None]) & (gold_Q != NONE)[:, None])
-
-
 def accuracy(correct_Q: Array) -> float | None:
-    """Share of right among labelled questions, None where there is none.
+    """Share of right among the questions where right is known (not nan), None where there is none.
 
-    >>> accuracy(np.array([True, False, False, True])), accuracy(np.array([]))
+    >>> accuracy(np.array([1.0, 0.0, np.nan])), accuracy(np.array([np.nan]))
     (0.5, None)
     """
-    return float(correct_Q.mean()) if len(correct_Q) else None
+    known_Q = correct_Q[~np.isnan(correct_Q)]
+    return float(known_Q.mean()) if len(known_Q) else None
 
 
 def ranking_T(accuracy_T: Array) -> Array:
@@ -87,20 +79,6 @@ def choose(score_QT: Array, available_QT: Array, order_T: Array | None = None) -
     return np.where(available_QT.any(1), order[best_Q], NONE)
 
 
-def agreement_TT(answer_QT: Array) -> Array:
-    """(T, T) float, share of the questions both teachers answered on which they agree; nan where there is none.
-
-    >>> agreement_TT(np.array([[1, 1], [0, 2], [3, -1]])).round(2).tolist()
-    [[1.0, 0.5], [0.5, 1.0]]
-    """
-    answered_QT = answer_QT != NONE
-    both_TT = answered_QT.T.astype(np.int64) @ answered_QT.astype(np.int64)
-    columns = answer_QT.T
-    agreed_TT = np.array([((columns == column) & (column != NONE)).sum(1) for column in columns])
-    share_TT: Array = np.divide(agreed_TT, both_TT, out=np.full(both_TT.shape, np.nan), where=both_TT > 0)
-    return share_TT
-
-
 def teacher_share_T(kept_QT: Array) -> Array:
     """(T,) float, share of each teacher among the kept rationales; 0 where none is kept.
 
@@ -113,10 +91,12 @@ def teacher_share_T(kept_QT: Array) -> Array:
 def gap_closed(purified: float | None, best_single: float | None, oracle: float | None) -> float | None:
     """Share of the way from the best single teacher to the oracle; None where there is no way or no gold.
 
+    On an unfinished panel the best teacher's own questions can be easier than all: then there is no way either.
+
     >>> round(gap_closed(0.6, 0.5, 0.75), 3), gap_closed(0.5, 0.5, 0.5), gap_closed(None, 0.5, 0.7)
     (0.4, None, None)
     """
-    if purified is None or best_single is None or oracle is None or oracle == best_single:
+    if purified is None or best_single is None or oracle is None or oracle <= best_single:
         return None
     return (purified - best_single) / (oracle - best_single)
 
@@ -138,18 +118,21 @@ def bootstrap_means(value_QM: Array, *, seed: int = 0, num_draws: int = 1000) ->
     """Means over questions drawn with replacement; a draw takes the same questions in every column, so columns pair.
 
     Args:
-        value_QM: (Q, M) float, one row a question.
+        value_QM: (Q, M) float, one row a question; nan is left out of the mean of its column.
         seed: of the draws; the same seed and Q give the same questions.
         num_draws: B.
 
-    Returns: (B, M) float.
+    Returns: (B, M) float, nan where a draw has no value.
     """
+    known_QM = ~np.isnan(value_QM)
+    filled_QM = np.where(known_QM, value_QM, 0.0)
     random = np.random.default_rng(seed)
     count = len(value_QM)
-    means = np.empty((num_draws, value_QM.shape[1]))
+    means = np.full((num_draws, value_QM.shape[1]), np.nan)
     for draw in range(num_draws):
         weight_Q = np.bincount(random.integers(0, count, count), minlength=count)
-        means[draw] = weight_Q @ value_QM / count
+        weight_M = weight_Q @ known_QM
+        np.divide(weight_Q @ filled_QM, weight_M, out=means[draw], where=weight_M > 0)
     return means
 
 

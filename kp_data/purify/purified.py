@@ -24,7 +24,7 @@ from kp_data import __version__
 from kp_data.errors import ConfigError, DataError
 from kp_data.panel import NONE, Panel
 from kp_data.purify.embedding import MINILM, Embedder
-from kp_data.purify.figures import Report, agreement_matrix, by_split, by_subject, outcome_of
+from kp_data.purify.figures import Report, agreement_matrix, by_split, by_subject, outcome_of, panel_notes
 from kp_data.purify.labels import fit_data
 from kp_data.purify.protocol import Context, Fitted, Labels, Method, Progress, Purification, quiet
 from kp_data.purify.registry import check_needs, find_method, make_options
@@ -70,7 +70,8 @@ def purify_panel(
     """Keep one rationale a question and write the purified folder.
 
     The folder appears whole, by a rename; a crash leaves nothing half. If `out` already holds what this very run would
-    write, nothing is done and its report comes back.
+    write, nothing is done and its report comes back; where one of its files is missing, it is made whole. What the run
+    did not write is never removed.
 
     Args:
         panel: as `Panel.read` gives it; methods fit on its split `train` and select on `validation`.
@@ -87,7 +88,7 @@ def purify_panel(
     Raises:
         ConfigError: an unknown method or option.
         MethodError: the panel lacks what the method needs.
-        DataError: `out` holds something else, or cannot be written.
+        DataError: `out` holds something else or a file changed since it was written, or cannot be written.
     """
     out, chosen = Path(out), find_method(method)
     settings = make_options(chosen, options or {})
@@ -145,7 +146,7 @@ def make_report(panel: Panel, run: Run) -> Report:
         seconds_fit=run.seconds_fit,
         seconds_score=run.seconds_score,
         fit=dict(run.fitted.facts),
-        notes=(*run.fitted.notes, *_notes(panel, overall.n_without_rationale)),
+        notes=(*run.fitted.notes, *_notes(panel, overall.n_without_rationale), *panel_notes(panel, overall)),
     )
 
 
@@ -247,9 +248,9 @@ def _identity(panel: Panel, source: Path, method: Method, settings: Any, rest: d
 
 
 def _standing(out: Path, identity: dict[str, Any]) -> Report | None:
-    """The report of what already stands in `out`, None where there is nothing or only a damaged copy of this run.
+    """The report of what already stands in `out`, None where there is nothing, or a part of this very run.
 
-    Raises: DataError, when `out` holds something else.
+    Raises: DataError, when `out` holds anything that this run did not write: it would be lost.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
@@ -259,12 +260,22 @@ def _standing(out: Path, identity: dict[str, Any]) -> Report | None:
     found = read_json(out / RUN_FILE)
     if not isinstance(found, dict) or not isinstance(outputs := found.pop("outputs", None), dict) or found != identity:
         raise refusal
-    try:
-        if any(_sha256(out / name) != digest for name, digest in outputs.items()):
-            return None
-        return Report.from_dict(read_json(out / REPORT_FILE))
-    except (DataError, KeyError, TypeError):
+    present = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_symlink() or not path.is_dir()}
+    if present - {*outputs, RUN_FILE, REPORT_FILE}:
+        raise refusal
+    for name in sorted(present & {*outputs}):
+        if _sha256(out / name) != outputs[name]:
+            raise _changed(out / name)
+    if {*outputs, REPORT_FILE} - present:
         return None
+    try:
+        return Report.from_dict(read_json(out / REPORT_FILE))
+    except (DataError, KeyError, TypeError, AttributeError) as error:
+        raise _changed(out / REPORT_FILE) from error
+
+
+def _changed(path: Path) -> DataError:
+    return DataError("was changed since it was written; choose another --out, or remove it", place=path)
 
 
 @contextmanager

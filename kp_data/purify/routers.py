@@ -31,13 +31,18 @@ class ConstantRouter:
 
     Attributes:
         teachers: T names.
-        scores: one number a teacher, accuracy on train.
+        scores: one number a teacher, accuracy on train; 0 for one that answered too little of it to be chosen.
         method: the method that was asked for.
     """
 
     teachers: tuple[str, ...]
     scores: tuple[float, ...]
     method: str
+
+    @classmethod
+    def of_accuracies(cls, teachers: tuple[str, ...], accuracy_T: Array, *, method: str) -> ConstantRouter:
+        """A router of accuracies, nan where a teacher may not be chosen."""
+        return cls(teachers, tuple(np.nan_to_num(accuracy_T, nan=0.0).tolist()), method)
 
     def route(self, questions: Sequence[Question]) -> tuple[Array, tuple[str, ...]]:
         """(Q, T) float, the same row for each question; the teacher with the highest score."""

@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from kp_data.measures import comparable_accuracy_T, correct_QT
 from kp_data.panel import NONE, Panel, question_text
-from kp_data.purify.labels import accuracy_T, routing_signal
-from kp_data.purify.metrics import choose, correct_QT, paired_gain, ranking_T
+from kp_data.purify.labels import routing_signal
+from kp_data.purify.metrics import choose, paired_gain, ranking_T
 from kp_data.purify.protocol import Context, FitData, Fitted, Method, MethodInfo, Purification
 from kp_data.purify.routers import ConstantRouter, SimilarityHead, SimilarityRouter
 from kp_data.purify.similarity_options import NAME, SimilarityOptions
@@ -122,7 +123,7 @@ def _verdict(data: FitData, validation: Panel, router: SimilarityRouter) -> dict
     """The router against the best single teacher of train, question by question, on labelled validation questions."""
     right_VT = correct_QT(validation.answer_QT, validation.gold_Q)
     routed_V = _taken(right_VT, _purify(validation, router).chosen_Q)
-    best_V = right_VT[:, ranking_T(accuracy_T(data.whole_train))[0]]
+    best_V = right_VT[:, ranking_T(comparable_accuracy_T(data.whole_train))[0]]
     gain, error = paired_gain(routed_V, best_V)
     return {
         "n": len(validation),
@@ -160,8 +161,8 @@ def _no_way_to_learn(data: FitData, num_with_signal: int, num_validation: int) -
 
 
 def _fall_back(data: FitData, facts: dict[str, Any], reason: str) -> Fitted:
-    score_T = accuracy_T(data.whole_train)
-    router = ConstantRouter(data.train.teachers, tuple(score_T.tolist()), method=NAME)
+    score_T = comparable_accuracy_T(data.whole_train)
+    router = ConstantRouter.of_accuracies(data.train.teachers, score_T, method=NAME)
 
     def purify(panel: Panel) -> Purification:
         score_QT, _ = router.route(panel.questions)

@@ -8,12 +8,11 @@ from kp_data.report.pages import (
     StudentRow,
     compare_rows,
     page_of_folder,
-    page_of_students,
     read_students,
     student_rows,
     teacher_rows,
 )
-from kp_data.report.terminal import Column, print_page, print_table, render_table, show_table
+from kp_data.report.terminal import Column, print_page, print_table, render_table
 
 __all__ = [
     "COMPARE_COLUMNS",
@@ -24,13 +23,11 @@ __all__ = [
     "StudentRow",
     "compare_rows",
     "page_of_folder",
-    "page_of_students",
     "print_page",
     "print_table",
     "read_students",
     "render_html",
     "render_table",
-    "show_table",
     "student_rows",
     "teacher_rows",
     "write_html",

@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 import kp_data
+from kp_data.errors import DataError
 from kp_data.summary import Conflict
 from kp_data.tables import replacing
 
@@ -76,8 +77,10 @@ def write_html(page: ReportPage, path: Path) -> None:
     """Write the page, atomically.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: the file cannot be written, or has another suffix than .html: it may be data.
     """
+    if Path(path).suffix.lower() != ".html":
+        raise DataError("a report is a file that ends in .html; name one", place=path)
     with replacing(Path(path)) as temporary:
         temporary.write_text(render_html(page), encoding="utf-8")
 

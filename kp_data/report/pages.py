@@ -6,6 +6,7 @@ Axes: T teachers.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,13 +88,13 @@ class StudentRow:
         """A row from its fields, as `kp-train evaluate --json` gives them.
 
         Raises:
-            DataError: a field is missing.
+            DataError: a field is missing or is no number.
         """
         if isinstance(row, StudentRow):
             return row
         if missing := [name for name in ("name", "split", "accuracy") if name not in row]:
             raise DataError(f"a student row without '{missing[0]}'")
-        return cls(str(row["name"]), str(row["split"]), float(row["accuracy"]), _pair(row.get("ci95")), row.get("n"))
+        return _student(str(row["name"]), str(row["split"]), row, f"student {row['name']!r}")
 
 
 def page_of_folder(folder: Path, students: Sequence[StudentRow | Mapping[str, Any]] = ()) -> ReportPage:
@@ -112,17 +113,13 @@ def page_of_folder(folder: Path, students: Sequence[StudentRow | Mapping[str, An
     if folder.name == "compare.json" or (compare.is_file() and not _has_tables(folder)):
         return _compare_page(_comparisons(compare), rows)
     summary = summarise(folder)
+    _check_report(summary.tables.report, folder / "report.json")
     comparisons = _comparisons(compare) if compare.is_file() else []
     return (
         _panel_page(summary, rows, comparisons)
         if summary.kind == "panel"
         else _purified_page(summary, rows, comparisons)
     )
-
-
-def page_of_students(students: Sequence[StudentRow | Mapping[str, Any]], *, title: str = "Students") -> ReportPage:
-    """A page of students alone."""
-    return ReportPage(title=title, sections=_students([StudentRow.of(row) for row in students]))
 
 
 def read_students(files: Mapping[str, str | Path]) -> list[StudentRow]:
@@ -142,11 +139,9 @@ def read_students(files: Mapping[str, str | Path]) -> list[StudentRow]:
         splits = result.get("splits")
         parts = splits if isinstance(splits, dict) else {result.get("split"): result}
         for split, part in parts.items():
-            if not isinstance(part, dict) or not isinstance(part.get("accuracy"), float | int):
+            if not isinstance(part, dict) or part.get("accuracy") is None:
                 raise DataError("holds no accuracy; write it with `kp-train evaluate --json`", place=path)
-            rows.append(
-                StudentRow(name, str(split or "test"), float(part["accuracy"]), _pair(part.get("ci95")), part.get("n"))
-            )
+            rows.append(_student(name, str(split or "test"), part, path))
     return rows
 
 
@@ -237,7 +232,9 @@ def _compare_page(comparisons: Sequence[Mapping[str, Any]], students: Sequence[S
 def _panel_facts(summary: Summary) -> list[Fact]:
     asked = sum(teacher.num_asked for teacher in summary.teachers)
     failed = sum(teacher.num_failed for teacher in summary.teachers)
-    best = max((teacher.accuracy for teacher in summary.teachers if teacher.accuracy is not None), default=None)
+    best = max(
+        (teacher.accuracy for teacher in summary.teachers if teacher.accuracy and teacher.comparable), default=None
+    )
     return [
         Fact("teachers disagree on", format_value(summary.conflict_rate, "percent"), "of the questions"),
         Fact("best single teacher", format_value(best, "percent"), "right when asked blind"),
@@ -283,7 +280,10 @@ def _accuracy(summary: Summary) -> list[Section]:
     ]
     if not estimates:
         return []
-    words = "A question counts as right when the teacher whose rationale was kept answered it right by itself."
+    words = (
+        "A question counts as right when the teacher whose rationale was kept answered it right by itself; "
+        "questions that this teacher never answered by itself are left out."
+    )
     chart = interval_chart(estimates, title="Accuracy by rule", description=_described(estimates))
     table = as_html_table([{"split": name, **scores} for name, scores in scored.items()], SPLIT_COLUMNS)
     return [Section("How often the kept rationale is right", words, chart=chart, table=table)]
@@ -317,8 +317,12 @@ def _comparison(comparisons: Sequence[Mapping[str, Any]]) -> list[Section]:
         interval_chart(estimates, title="Accuracy by method", description=_described(estimates)) if estimates else None
     )
     used = [column for column in COMPARE_COLUMNS if any(row.get(column.key) is not None for row in rows)]
-    lead = "How often the teacher that a method chooses is right. Lines are 95 % intervals over questions."
-    return [Section("Accuracy by method", lead, chart=chart, table=as_html_table(rows, used))]
+    lead = (
+        "How often the teacher that a method chooses is right, over the labelled questions it answered blind. "
+        "Lines are 95 % intervals over questions."
+    )
+    notes = dict.fromkeys(str(note) for entry in comparisons for note in entry.get("notes") or ())
+    return [Section("Accuracy by method", lead, chart=chart, table=as_html_table(rows, used), note="; ".join(notes))]
 
 
 def _shares(summary: Summary) -> list[Section]:
@@ -339,11 +343,13 @@ def _teachers(summary: Summary) -> list[Section]:
         else None
     )
     lead = (
-        "Asked blind, over all labelled questions; an answer that could not be read counts as wrong."
+        "Asked blind, over the labelled questions each one answered. A refusal and an answer that was cut off or could "
+        "not be read count as wrong; calls that failed and questions never asked are left out."
         if estimates
         else ""
     )
-    return [Section("The teachers", lead, chart=chart, table=as_html_table(rows, used))]
+    note = "; ".join(summary.notes)
+    return [Section("The teachers", lead, chart=chart, table=as_html_table(rows, used), note=note)]
 
 
 def _teacher_estimate(teacher: TeacherFacts) -> Estimate:
@@ -387,23 +393,62 @@ def _comparisons(path: Path) -> list[Mapping[str, Any]]:
     entries = found.get("methods", found.get("comparisons")) if isinstance(found, dict) else found
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DataError("not a list of methods; write it with `kp-data compare`", place=path)
+    for entry in entries:
+        _check_scores(entry, path)
+        if not isinstance(entry.get("notes") or [], list):
+            raise DataError("'notes' is no list; write it again with `kp-data compare`", place=path)
     return entries
+
+
+def _check_scores(scores: Mapping[str, Any], place: object) -> None:
+    """What is shown as a number is one, or null.
+
+    Raises:
+        DataError: it is not; names it.
+    """
+    shown = {column.key for column in (*COMPARE_COLUMNS, *SPLIT_COLUMNS) if column.style in ("number", "percent")}
+    for key in sorted(shown | {key for key, _ in RULES}):
+        _number(scores.get(key), key, place)
+        _interval(scores, key, place)
+
+
+def _check_report(report: Mapping[str, Any], place: object) -> None:
+    splits = report.get("splits")
+    parts = splits.values() if isinstance(splits, dict) else ()
+    for scores in (report, *(part for part in parts if isinstance(part, dict))):
+        _check_scores(scores, place)
+
+
+def _student(name: str, split: str, fields: Mapping[str, Any], place: object) -> StudentRow:
+    accuracy, count = (_number(fields.get(key), key, place) for key in ("accuracy", "n"))
+    if accuracy is None:
+        raise DataError("holds no accuracy; write it with `kp-train evaluate --json`", place=place)
+    return StudentRow(name, split, accuracy, _pair(fields.get("ci95"), place), None if count is None else int(count))
+
+
+def _number(value: Any, name: str, place: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"'{name}' is {str(value)[:40]!r}, which is no number; write the file again", place=place)
+    return float(value)
 
 
 def _has_tables(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("purified.parquet", "questions.parquet", "manifest.json"))
 
 
-def _interval(entry: Mapping[str, Any], key: str) -> tuple[float, float] | None:
+def _interval(entry: Mapping[str, Any], key: str, place: object = "report") -> tuple[float, float] | None:
     """The 95 % interval of a number, under `{key}_ci95` or in `ci95`."""
     within = entry.get("ci95")
-    return _pair(entry.get(f"{key}_ci95", within.get(key) if isinstance(within, dict) else within))
+    return _pair(entry.get(f"{key}_ci95", within.get(key) if isinstance(within, dict) else within), place)
 
 
-def _pair(value: Any) -> tuple[float, float] | None:
+def _pair(value: Any, place: object) -> tuple[float, float] | None:
     if not isinstance(value, list | tuple) or len(value) != 2 or None in value:
         return None
-    return float(value[0]), float(value[1])
+    low, high = (_number(bound, "ci95", place) for bound in value)
+    return None if low is None or high is None else (low, high)
 
 
 def _interval_text(interval: tuple[float, float] | None) -> str | None:

@@ -57,12 +57,6 @@ def print_table(
     _print(_rich_table(rows, columns, title), stream, width=None, color="NO_COLOR" not in os.environ)
 
 
-def show_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:
-    """Print rows of ready texts, a column for each key, in the order of first appearance."""
-    keys = dict.fromkeys(key for row in rows for key in row)
-    print_table(rows, [Column(key, key) for key in keys], title=title)
-
-
 def print_page(page: ReportPage, stream: TextIO | None = None) -> None:
     """Print what a page says, without its pictures."""
     stream = stream or sys.stdout

@@ -15,7 +15,7 @@ import aiohttp
 
 from kp_data.config import Teacher
 from kp_data.errors import TeacherError
-from kp_data.teachers.transport import Call, CallFailed, Endpoint, Reply, cost_of
+from kp_data.teachers.transport import Call, CallFailed, Endpoint, Reply, redact
 
 _CHECK_TIMEOUT_S: Final = 10.0
 _MAX_BODY_BYTES: Final = 32 * 1024 * 1024
@@ -90,20 +90,18 @@ class DirectCarrier:
             choice = body["choices"][0]
             message = choice["message"]
             text = message.get("content") or ""
-            usage = body.get("usage") or {}
-            prompt_tokens, completion_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            usage = dict(body.get("usage") or {})
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise CallFailed("bad_response", f"not a chat completion: {content[:80]!r}", retryable=True) from error
         if not isinstance(text, str):
             raise CallFailed("bad_response", "message content is not text", retryable=True)
-        return Reply(
+        return Reply.of(
+            self._teacher,
             text=text,
+            usage=usage,
             reasoning=message.get("reasoning_content") or message.get("reasoning"),
             finish_reason=choice.get("finish_reason"),
             model=body.get("model"),
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            cost_usd=cost_of(self._teacher, prompt_tokens, completion_tokens),
             logprob=mean_logprob(choice.get("logprobs")),
         )
 
@@ -163,7 +161,9 @@ def mean_logprob(logprobs: Any) -> float | None:
 def _proxy_of(url: str) -> str | None:
     """The proxy that the environment names for a URL. Looked up once: aiohttp's own look-up takes a thread a call."""
     parts = urlsplit(url)
-    if parts.hostname is None or proxy_bypass(parts.netloc):
+    host = parts.hostname
+    # A proxy cannot reach this machine's own servers.
+    if host is None or host == "localhost" or host == "::1" or host.startswith("127.") or proxy_bypass(parts.netloc):
         return None
     return getproxies().get(parts.scheme)
 
@@ -195,4 +195,4 @@ def _message_of(content: bytes) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    return (str(error) or type(error).__name__)[:_MAX_MESSAGE]
+    return redact(str(error) or type(error).__name__)[:_MAX_MESSAGE]

@@ -14,7 +14,7 @@ from typing import Any
 from kp_data.config import Teacher
 from kp_data.errors import TeacherError
 from kp_data.teachers.direct import failure_of_status, mean_logprob, retry_after
-from kp_data.teachers.transport import Call, CallFailed, Endpoint, Reply, cost_of, parameters_of
+from kp_data.teachers.transport import Call, CallFailed, Endpoint, Reply, parameters_of
 
 _KEYLESS = "none"
 """What a local server without keys is sent; litellm refuses to send nothing."""
@@ -62,7 +62,7 @@ class LitellmCarrier:
             await self._check_url()
             return
         supported = litellm.get_supported_openai_params(self._endpoint.model) or ()
-        asked = parameters_of(self._teacher, sample=0, samples=1)
+        asked = parameters_of(self._teacher, sample=0)
         # Said here rather than dropped in silence: a seed or logprobs that vanish would falsify the data.
         if supported and (lacking := [name for name in asked if name not in (*supported, "max_tokens")]):
             raise TeacherError(f"{self._teacher.model} does not take {', '.join(lacking)}; leave it out", place=place)
@@ -112,20 +112,17 @@ class LitellmCarrier:
         except (AttributeError, LookupError, TypeError) as error:
             raise CallFailed("bad_response", "not a chat completion", retryable=True) from error
         usage = getattr(response, "usage", None)
-        prompt_tokens = getattr(usage, "prompt_tokens", None)
-        completion_tokens = getattr(usage, "completion_tokens", None)
-        cost = cost_of(self._teacher, prompt_tokens, completion_tokens)
-        if cost is None and self._endpoint.api_base is None:
-            cost = _listed_cost(litellm, response)
+        counts = {name: getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")}
+        listed = None if self._endpoint.api_base is not None else _listed_cost(litellm, response)
         logprobs: Any = getattr(choice, "logprobs", None)
-        return Reply(
+        return Reply.of(
+            self._teacher,
             text=text,
+            usage=counts,
             reasoning=getattr(message, "reasoning_content", None),
             finish_reason=choice.finish_reason,
             model=getattr(response, "model", None),
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            cost_usd=cost,
+            cost_usd=listed,
             logprob=mean_logprob(logprobs.model_dump() if hasattr(logprobs, "model_dump") else logprobs),
         )
 
@@ -151,6 +148,9 @@ def _failure(litellm: Any, error: Exception) -> CallFailed:
         return CallFailed("rate_limited", message, retryable=True, overloaded=True, retry_after_s=retry_after(headers))
     if isinstance(error, litellm.exceptions.APIConnectionError):
         return CallFailed("bad_response", message, retryable=True)
+    if isinstance(error, litellm.exceptions.UnsupportedParamsError):
+        remedy = "; in kp.yaml, `temperature: null` sends none"
+        return CallFailed("bad_response", message + remedy, retryable=False, fatal=True)
     if isinstance(error, litellm.exceptions.ContentPolicyViolationError):
         return CallFailed("refused", message, retryable=False)
     status = getattr(error, "status_code", None)

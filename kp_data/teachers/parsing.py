@@ -22,9 +22,15 @@ _STATEMENT: Final = re.compile(
 )
 _DRESS: Final = r"(?:\*\*|__|\$|\\boxed\{|\\text\{|option\s+|choice\s+|letter\s+)*"
 _BRACKETED: Final = re.compile(_DRESS + r"[(\[{]\s*([A-Za-z]|\d{2})\s*[)\]}]", re.IGNORECASE)
-_UPPER: Final = re.compile(r"(?i:" + _DRESS + r")([A-Z])(?![A-Za-z'’])")
+# "A" and "I" are words too: they count only where a sentence could not go on with them.
+_UPPER: Final = re.compile(
+    r"(?i:" + _DRESS + r")([A-Z])(?![A-Za-z'’])(?:(?<![AI])|(?=\s*(?:[).,:;*\]}$]|$|because\b|since\b|as\b)))",
+    re.MULTILINE,
+)
 # A lower-case letter counts only where it cannot be the article "a".
 _LOWER: Final = re.compile(r"(?i:" + _DRESS + r")([a-z])(?=\s*(?:[).:*\]]|$))", re.MULTILINE)
+# "… the answer: (A) red, (B) blue": the choices told over, not one of them stated.
+_LISTED: Final = re.compile(r"[^\n.!?]*[,;]\s*(?:or\s+|and\s+)?[(\[]\s*[A-Za-z]\s*[)\]]\s*\w")
 _LETTER_IS_RIGHT: Final = re.compile(
     r"(?:\(([A-Za-z])\)|\b(?:option|choice)\s+\(?([A-Za-z])\)?)\s+(?:is|must be|would be)\s+"
     r"(?:the\s+)?(?:correct|right|best|true)\b",
@@ -43,7 +49,8 @@ _CONNECTIVE: Final = re.compile(
     r"(?:^|(?<=[.!?\n,;]))\s*(?:\*\*|#+\s*)?(?:(?:and|so|therefore|thus|hence|finally)\b,?\s*)*(?:the|my|our)?\s*(?:final|correct|right|best)?\s*$",
     re.IGNORECASE,
 )
-_SENTENCE_END: Final = re.compile(r"[.!?](?=\s|$|\*)|\n")
+# A full stop after a single letter ends no sentence ("U.S. law", "e.g. water") unless the line ends there.
+_SENTENCE_END: Final = re.compile(r"(?<!\b\w)[.!?](?=\s|$|\*)|\.(?=\s*$)|\n", re.MULTILINE)
 _REFUSAL: Final = re.compile(
     r"^\W*(?:i['’]?\s?a?m\s+(?:really\s+|very\s+)?sorry,?\s+but\s+i|sorry,?\s+(?:but\s+)?i\s+can|i\s+(?:can\s?not|can['’]t|am\s+unable\s+to|won['’]t)\s+"
     r"(?:help|assist|answer|provide|comply|fulfil|do\s+that)|as\s+an\s+ai\b.*?\b(?:can\s?not|can['’]t|unable))",
@@ -139,7 +146,9 @@ def _by_statement(text: str, choices: Sequence[str]) -> _Found | None:
 
 def _leading_bracketed(rest: str, choices: Sequence[str]) -> int | None:
     match = _BRACKETED.match(rest)
-    return _index_of_letter(match[1], choices) if match else None
+    if match is None or _LISTED.match(rest[match.end() :]):
+        return None
+    return _index_of_letter(match[1], choices)
 
 
 def _leading_letter(rest: str, choices: Sequence[str]) -> int | None:

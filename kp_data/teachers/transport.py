@@ -12,6 +12,8 @@ from kp_data.errors import ConfigError, TeacherError
 from kp_data.teachers.prompts import Message
 
 PRACTICE_PREFIX: Final = "practice/"
+_keys_in_use: Final[set[str]] = set()
+"""Keys that teachers of this process use, under whatever name the environment has them; only `redact` reads it."""
 
 # Named providers whose API is the OpenAI dialect: --transport direct reaches them without litellm.
 _DIALECT_PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
@@ -65,6 +67,28 @@ class Reply:
     completion_tokens: int | None = None
     cost_usd: float | None = None
     logprob: float | None = None
+
+    @classmethod
+    def of(cls, teacher: Teacher, *, text: str, usage: Mapping[str, Any], **fields: Any) -> Reply:
+        """A reply of whatever an endpoint sent: what is not of the right type is unknown, half a character is replaced.
+
+        Args:
+            teacher: for its price.
+            text: what it wrote.
+            usage: token counts, as far as the endpoint gave any.
+            fields: the other attributes; `cost_usd` only where the teacher's own price is not known.
+        """
+        read, wrote = (_int_or_none(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+        texts = {name: _text_or_none(fields.get(name)) for name in ("reasoning", "finish_reason", "model")}
+        cost = cost_of(teacher, read, wrote)
+        return cls(
+            text=_text_or_none(text) or "",
+            **texts,
+            prompt_tokens=read,
+            completion_tokens=wrote,
+            cost_usd=fields.get("cost_usd") if cost is None else cost,
+            logprob=fields.get("logprob"),
+        )
 
 
 class CallFailed(Exception):
@@ -177,18 +201,20 @@ def make_carrier(teacher: Teacher, endpoint: Endpoint) -> Carrier:
     return LitellmCarrier(teacher, endpoint)
 
 
-def parameters_of(teacher: Teacher, *, sample: int, samples: int) -> dict[str, Any]:
+def parameters_of(teacher: Teacher, *, sample: int) -> dict[str, Any]:
     """The parameters of one call; a parameter that was not asked for is not sent.
 
     Args:
         teacher: as configured.
-        sample: number of this sample, from 0.
-        samples: how many samples a cell has; with several, each gets a seed of its own.
+        sample: number of this sample, from 0; each after the first gets a seed of its own.
     """
-    parameters: dict[str, Any] = {"temperature": teacher.temperature, "max_tokens": teacher.max_tokens}
+    parameters: dict[str, Any] = {"max_tokens": teacher.max_tokens}
+    if teacher.temperature is not None:
+        parameters["temperature"] = teacher.temperature
     if teacher.top_p is not None:
         parameters["top_p"] = teacher.top_p
-    if teacher.seed is not None or samples > 1:
+    # Sample 0 is sent as if it were alone, so that asking for more samples later pays only for those.
+    if teacher.seed is not None or sample > 0:
         parameters["seed"] = (teacher.seed or 0) + sample
     if teacher.logprobs:
         parameters["logprobs"] = True
@@ -197,8 +223,10 @@ def parameters_of(teacher: Teacher, *, sample: int, samples: int) -> dict[str, A
 
 def redact(text: str) -> str:
     """A message of somebody else's without any secret of this process's environment in it."""
-    for name, value in os.environ.items():
-        if len(value) >= 8 and any(word in name for word in ("KEY", "TOKEN", "SECRET", "PASSWORD")):
+    words = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+    named = {value for name, value in os.environ.items() if any(word in name.upper() for word in words)}
+    for value in {*named, *_keys_in_use}:
+        if len(value) >= 8:
             text = text.replace(value, "***")
     return text
 
@@ -213,6 +241,15 @@ def cost_of(teacher: Teacher, prompt_tokens: int | None, completion_tokens: int 
     return 0.0 if teacher.model.startswith(PRACTICE_PREFIX) else None
 
 
+def _int_or_none(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _text_or_none(value: Any) -> str | None:
+    # A token limit can cut an emoji in half; half of one can be stored nowhere.
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) and value else None
+
+
 def _key_of(teacher: Teacher) -> str | None:
     """The key of a teacher. A key is sent to a URL only where the user named the variable for it."""
     if teacher.api_key_env is None:
@@ -222,6 +259,7 @@ def _key_of(teacher: Teacher) -> str | None:
             f"{teacher.api_key_env} is not set; export it, or name another variable in api_key_env",
             place=f"teacher {teacher.name}",
         )
+    _keys_in_use.add(key)
     return key
 
 

@@ -22,5 +22,4 @@ FINE_TUNE = Objective(
     needs="answers",
     check=need_nothing,
     source="baseline of arXiv:2602.01064",
-    rationales=False,
 )

@@ -36,7 +36,7 @@ class Objective:
         needs: what a dataset must hold, in words.
         check: raises MethodError when a dataset does not hold it.
         source: where it comes from.
-        rationales: whether rationales are written by the student, which takes a student that can write.
+        options: those of `FitOptions` that it reads and another objective may not.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Objective:
     needs: str
     check: Callable[[Dataset, Weights], None]
     source: str
-    rationales: bool
+    options: tuple[str, ...] = ()
 
 
 def need_nothing(dataset: Dataset, weights: Weights) -> None:

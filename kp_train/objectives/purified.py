@@ -22,5 +22,5 @@ PURIFIED = Objective(
     needs="answers, one purified rationale a question",
     check=need_purified,
     source="arXiv:2602.01064",
-    rationales=True,
+    options=("rationale_weight",),
 )

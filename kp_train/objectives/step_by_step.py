@@ -44,5 +44,5 @@ STEP_BY_STEP = Objective(
     needs="answers, rationales of one teacher",
     check=need_one_teacher,
     source="arXiv:2305.02301",
-    rationales=True,
+    options=("teachers", "rationale_weight"),
 )

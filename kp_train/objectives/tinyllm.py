@@ -22,5 +22,5 @@ TINYLLM = Objective(
     needs="answers, rationales of the teachers",
     check=need_teachers,
     source="arXiv:2402.04616",
-    rationales=True,
+    options=("teachers", "rationale_weight"),
 )

@@ -12,7 +12,16 @@ from kp_data.tables import read_json
 from kp_train.quiet import quiet_transformers
 from kp_train.students.student import STUDENT_FILE, Recipe, Student
 
-__all__ = ["STUDENTS", "Recipe", "Student", "StudentKind", "load_student", "make_student"]
+__all__ = [
+    "STUDENTS",
+    "Recipe",
+    "Student",
+    "StudentKind",
+    "check_student_name",
+    "load_student",
+    "local_checkpoint",
+    "make_student",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,28 @@ STUDENTS: Mapping[str, StudentKind] = MappingProxyType(
 )
 
 
+_MADE_HERE = tuple(name for name in STUDENTS if name != "PATH")
+
+
+def local_checkpoint(name: str) -> Path | None:
+    """The folder that a student's name means; None for those made here and those of a hub."""
+    return Path(name) if name not in _MADE_HERE and Path(name).is_dir() else None
+
+
+def check_student_name(name: str) -> None:
+    """Refuse what is no student for certain, without asking a hub, whose names are namespace/name.
+
+    Raises:
+        ConfigError: lists the students there are.
+    """
+    if name not in _MADE_HERE and "/" not in name and local_checkpoint(name) is None:
+        raise ConfigError(
+            f"no student {name!r}; there are {', '.join(_MADE_HERE)}, a checkpoint's folder, and Hugging Face names "
+            "such as google/flan-t5-small",
+            place="--student",
+        )
+
+
 def make_student(name: str, *, texts: Sequence[str], seed: int) -> Student:
     """An untrained or pretrained student to distill into.
 
@@ -65,6 +96,7 @@ def make_student(name: str, *, texts: Sequence[str], seed: int) -> Student:
     Raises:
         ConfigError: no such student, or a checkpoint of an unsupported kind.
     """
+    check_student_name(name)
     with quiet_transformers():
         return _make(name, texts, seed)
 
@@ -127,9 +159,9 @@ def _from_checkpoint(name: str, seed: int) -> Student:
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        known = ", ".join(other for other in STUDENTS if other != "PATH")
         raise ConfigError(
-            f"no student {name!r}: neither {known}, nor a checkpoint folder, nor a reachable Hugging Face name",
+            f"no student {name!r}: neither {', '.join(_MADE_HERE)}, nor a checkpoint folder, nor a reachable Hugging "
+            "Face name",
             place="--student",
         ) from error
     if config.is_encoder_decoder:

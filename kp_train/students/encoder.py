@@ -20,7 +20,7 @@ from kp_data.errors import ConfigError, DataError, MethodError
 from kp_data.schema import Question
 from kp_data.tables import write_json
 from kp_train.batches import MAX_INPUT_TOKENS, Example, Item, pad
-from kp_train.students.student import STUDENT_FILE, Recipe
+from kp_train.students.student import STUDENT_FILE, Recipe, read_limit
 from kp_train.views import LABEL, Target
 
 HEAD_FILE: Final = "head.safetensors"
@@ -29,6 +29,10 @@ HEAD_LR_FACTOR: Final = 20
 
 SCORED_AT_ONCE: Final = 32
 RECIPE: Final = Recipe(lr=5e-5, batch=16, epochs=3, schedule="linear", warmup=0.06, weight_decay=0.01, bf16=True)
+
+
+Pair = tuple[tuple[int, ...], int]
+"""Tokens of a question and a choice, and the position where the choice begins."""
 
 
 class PairScorer(PreTrainedModel):  # type: ignore[no-untyped-call]
@@ -48,9 +52,10 @@ class PairScorer(PreTrainedModel):  # type: ignore[no-untyped-call]
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: the encoder comes with its weights, and the head's are set by nn.Linear."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """(R,) float32 scores of pairs."""
-        hidden_RSD = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        hidden_RSD = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **segments).last_hidden_state
         mask_RS = attention_mask[:, :, None].to(hidden_RSD.dtype)
         pooled_RD = (hidden_RSD * mask_RS).sum(dim=1) / mask_RS.sum(dim=1)
         scores: Tensor = self.head(pooled_RD)[:, 0].float()
@@ -68,6 +73,7 @@ class EncoderStudent:
         self.model = model
         self.tokenizer = tokenizer
         self.max_input = min(max_input, MAX_INPUT_TOKENS)
+        self.segments = _knows_segments(model, tokenizer)
         self.truncated = 0
 
     @classmethod
@@ -91,13 +97,15 @@ class EncoderStudent:
         """A student that was saved here; `described` is its student.json.
 
         Raises:
-            DataError: the head's weights are missing.
+            DataError: the head's weights are missing, or student.json lacks the limit.
         """
         student = cls.from_checkpoint(str(folder), seed=0)
         if not (folder / HEAD_FILE).is_file():
             raise DataError("the weights of the student's head are missing", place=folder / HEAD_FILE)
         student.model.head.load_state_dict(load_file(folder / HEAD_FILE))
-        student.max_input = int(described["max_input"])
+        student.max_input = read_limit(described, "max_input", folder)
+        # Students saved before segments were told apart have learned without them.
+        student.segments = described.get("segments") is True
         return student
 
     def encode(self, question: Question, target: Target, *, task: int) -> Example:
@@ -110,12 +118,16 @@ class EncoderStudent:
             raise MethodError("an encoder scores choices and cannot write rationales; use --objective fine-tune")
         if target.text not in question.choices:
             raise MethodError(f"question {question.id} has no choices to score; take an encoder-decoder student")
-        return Example(self._pairs(question), (question.choices.index(target.text),), task, target.weight)
+        tokens, second = zip(*self._pairs(question), strict=True)
+        return Example(tokens, (question.choices.index(target.text),), task, target.weight, second)
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """`input_ids`, `attention_mask` (R, S); `num_choices`, `task`, `weight` (N,); `labels` (N, 1)."""
+        """`input_ids`, `attention_mask` (R, S); `num_choices`, `task`, `weight` (N,); `labels` (N, 1).
+
+        `token_type_ids` (R, S), 1 at the choice, where the encoder tells segments apart.
+        """
         examples = [example for item in items for example in item]
-        batch = self._padded([pair for example in examples for pair in example.inputs])
+        batch = self._padded([pair for each in examples for pair in zip(each.inputs, each.second, strict=True)])
         batch["num_choices"] = torch.tensor([len(example.inputs) for example in examples])
         batch["labels"] = torch.tensor([example.label for example in examples])
         batch["task"] = torch.tensor([example.task for example in examples])
@@ -124,7 +136,7 @@ class EncoderStudent:
 
     def token_losses(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(N, 1) float32, negative log-probability of the right choice among the question's, in nats."""
-        score_R = self.model(batch["input_ids"], batch["attention_mask"])
+        score_R = self.model(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
         counts = batch["num_choices"].tolist()
         score_NC = nn.utils.rnn.pad_sequence(score_R.split(counts), batch_first=True, padding_value=float("-inf"))
         return functional.cross_entropy(score_NC, batch["labels"][:, 0], reduction="none")[:, None]
@@ -147,7 +159,7 @@ class EncoderStudent:
         """For each question, log-probability of each choice among them, in nats; `per_token` changes nothing here."""
         self.model.train(False)
         pairs = [self._pairs(question) for question in questions]
-        order = sorted(range(len(questions)), key=lambda row: max(map(len, pairs[row])))
+        order = sorted(range(len(questions)), key=lambda row: max(len(tokens) for tokens, _ in pairs[row]))
         scores: list[list[float]] = [[] for _ in questions]
         for start in range(0, len(order), SCORED_AT_ONCE):
             rows = order[start : start + SCORED_AT_ONCE]
@@ -169,11 +181,17 @@ class EncoderStudent:
         save_file(
             {name: tensor.contiguous() for name, tensor in self.model.head.state_dict().items()}, folder / HEAD_FILE
         )
-        described = {"kind": self.kind, "pooling": "mean", "head": HEAD_FILE, "max_input": self.max_input}
+        described = {
+            "kind": self.kind,
+            "pooling": "mean",
+            "head": HEAD_FILE,
+            "max_input": self.max_input,
+            "segments": self.segments,
+        }
         write_json(described, folder / STUDENT_FILE)
 
-    def _pairs(self, question: Question) -> tuple[tuple[int, ...], ...]:
-        """Tokens of context and question, and of each choice; a context too long loses its beginning."""
+    def _pairs(self, question: Question) -> list[Pair]:
+        """Context and question with each choice; a context too long loses its beginning."""
         start, middle, end = self._marks
         text = f"{question.context}\n{question.question}" if question.context else question.question
         asked = self._tokens(text)
@@ -182,8 +200,9 @@ class EncoderStudent:
             answer = self._tokens(choice)[: self.max_input // 2]
             room = self.max_input - len(answer) - len(start) - len(middle) - len(end)
             self.truncated += len(asked) > room
-            pairs.append((*start, *asked[-room:], *middle, *answer, *end))
-        return tuple(pairs)
+            first = (*start, *asked[-room:], *middle)
+            pairs.append(((*first, *answer, *end), len(first)))
+        return pairs
 
     def _tokens(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
@@ -196,7 +215,18 @@ class EncoderStudent:
             raise ConfigError("the encoder's tokenizer has no classification and separation tokens", place="--student")
         return (first,), (last,), (last,)
 
-    def _padded(self, pairs: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-        tokens = torch.tensor(pad(pairs, int(self.tokenizer.pad_token_id or 0)))
-        lengths = torch.tensor([len(pair) for pair in pairs])
-        return {"input_ids": tokens, "attention_mask": (torch.arange(tokens.shape[1]) < lengths[:, None]).long()}
+    def _padded(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
+        tokens = torch.tensor(pad([pair for pair, _ in pairs], int(self.tokenizer.pad_token_id or 0)))
+        place_S = torch.arange(tokens.shape[1])
+        inside_RS = place_S < torch.tensor([len(pair) for pair, _ in pairs])[:, None]
+        batch = {"input_ids": tokens, "attention_mask": inside_RS.long()}
+        if self.segments:
+            second_RS = place_S >= torch.tensor([second for _, second in pairs])[:, None]
+            batch["token_type_ids"] = (inside_RS & second_RS).long()
+        return batch
+
+
+def _knows_segments(model: PairScorer, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the encoder has embeddings that tell the second text of a pair from the first."""
+    named = "token_type_ids" in tokenizer.model_input_names
+    return named and getattr(model.config, "type_vocab_size", 0) > 1

@@ -20,7 +20,7 @@ from kp_data.errors import ConfigError
 from kp_data.schema import Question
 from kp_data.tables import write_json
 from kp_train.batches import IGNORED, MAX_INPUT_TOKENS, MAX_TARGET_TOKENS, Example, Item, pad
-from kp_train.students.student import STUDENT_FILE, Recipe
+from kp_train.students.student import STUDENT_FILE, Recipe, read_limit
 from kp_train.views import LABEL_PREFIX, Target, question_input
 
 SCORED_AT_ONCE: Final = 32
@@ -73,9 +73,14 @@ class Seq2SeqStudent:
 
     @classmethod
     def load(cls, folder: Path, described: Mapping[str, Any]) -> Seq2SeqStudent:
-        """A student that was saved here; `described` is its student.json."""
+        """A student that was saved here; `described` is its student.json.
+
+        Raises:
+            DataError: student.json lacks a limit.
+        """
         student = cls.from_checkpoint(str(folder))
-        student.max_input, student.max_target = int(described["max_input"]), int(described["max_target"])
+        student.max_input = read_limit(described, "max_input", folder)
+        student.max_target = read_limit(described, "max_target", folder)
         return student
 
     def encode(self, question: Question, target: Target, *, task: int) -> Example:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from kp_data.errors import DataError
 from kp_data.schema import Question
 from kp_train.batches import Example, Item
 from kp_train.views import Target
@@ -16,6 +17,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 STUDENT_FILE: Final = "student.json"
+
+
+def read_limit(described: Mapping[str, Any], key: str, folder: Path) -> int:
+    """A number of tokens from what student.json says.
+
+    Raises:
+        DataError: it is missing, or no whole number above 0.
+    """
+    value = described.get(key)
+    if not isinstance(value, int) or value < 1:
+        raise DataError(
+            f"'{key}' is missing or no whole number above 0; fit the student again, or copy the whole folder again",
+            place=folder / STUDENT_FILE,
+        )
+    return value
 
 
 @dataclass(frozen=True, slots=True)

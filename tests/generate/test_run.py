@@ -2,8 +2,10 @@
 
 import json
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from kp_data.config import Generate, Teacher
+from kp_data.config import Generate, Price, Teacher, parse_teacher
 from kp_data.errors import DataError, KpError, TeacherError
 from kp_data.generate import Summary, explain_cell, generate_panel, panel_status
 from kp_data.panel import Panel
@@ -365,7 +367,7 @@ def test_explain_tells_the_key_the_history_and_what_the_next_run_does(tmp_path: 
         run(tmp_path / "other", url=url, names="ada", limit=3)
     run_file = tmp_path / "other" / "run.json"
     changed = json.loads(run_file.read_text())
-    changed["examples"] = 1
+    changed["teachers"][0]["temperature"] = 0.5
     run_file.write_text(json.dumps(changed))
     (cell,) = explain_cell(tmp_path / "other", question="practice/0/000000", teacher="ada")
     assert cell["state"] == "never asked in these words"
@@ -378,3 +380,98 @@ def test_status_and_explain_say_what_is_missing(tmp_path: Path) -> None:
     for options, message in (({"teacher": "zoe"}, "no teacher 'zoe'"), ({"question": "zoe"}, "no question 'zoe'")):
         with pytest.raises(DataError, match=message):
             explain_cell(tmp_path, **{"question": "practice/0/000000", "teacher": "ada", **options})
+
+
+def test_two_names_of_one_model_pay_once_and_both_answer(tmp_path: Path) -> None:
+    teachers = [Teacher(name=name, model="practice/ada") for name in ("a", "b")]
+    summary = generate_panel("practice:20", out=tmp_path, teachers=teachers, options=Generate())
+    assert sum(tally.answered for tally in summary.tallies) == 20
+    panel = Panel.read(tmp_path)
+    assert panel.asked_QT.all()
+    assert (panel.rationale_QT[:, 0] == panel.rationale_QT[:, 1]).all()
+
+
+def test_a_teacher_named_twice_is_refused_also_behind_all(tmp_path: Path) -> None:
+    teachers = [Teacher(name="all", model="practice/all"), Teacher(name="ada", model="practice/ada")]
+    with pytest.raises(KpError, match="two teachers are called 'ada'"):
+        generate_panel("practice:5", out=tmp_path, teachers=teachers, options=Generate())
+
+
+def test_another_model_under_a_known_name_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, "practice:5", names="ada")
+    with pytest.raises(DataError, match="teacher ada was practice/ada here and is practice/bruno now"):
+        generate_panel(
+            "practice:5", out=tmp_path, teachers=[Teacher(name="ada", model="practice/bruno")], options=Generate()
+        )
+    run(tmp_path, "practice:5", names="clara")
+    listed = json.loads((tmp_path / "run.json").read_text())["teachers"]
+    assert [entry["name"] for entry in listed] == ["ada", "clara"]
+
+
+def test_more_samples_or_questions_keep_what_is_paid_for(tmp_path: Path) -> None:
+    run(tmp_path / "samples", "practice:10", names="ada")
+    assert run(tmp_path / "samples", "practice:10", names="ada", samples=3).tallies[0].reused == 10
+    run(tmp_path / "examples", "practice:30", names="ada", examples=2)
+    assert run(tmp_path / "examples", "practice:50", names="ada", examples=2).tallies[0].reused == 30
+
+
+def test_examples_come_from_train_also_when_only_test_is_asked(tmp_path: Path) -> None:
+    plain = run(tmp_path / "0", "practice:60", names="ada", split="test")
+    shown = run(tmp_path / "3", "practice:60", names="ada", split="test", examples=3)
+    assert shown.tallies[0].prompt_tokens > 1.5 * plain.tallies[0].prompt_tokens
+    source = tmp_path / "q.jsonl"
+    source.write_text('{"id": "a", "question": "What does the zephor do?", "answer": "it spins"}\n')
+    with pytest.raises(DataError, match="need more than 2 solved questions"):
+        run(tmp_path / "few", str(source), names="ada", examples=2)
+
+
+def odd_server(content: object, **fields: object) -> "socketserver.TCPServer":
+    """An endpoint whose every answer holds what it is given."""
+    import http.server
+
+    message = {"role": "assistant", "content": content, **fields}
+    body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}], "usage": {"prompt_tokens": "many"}})
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def test_half_an_emoji_and_odd_fields_are_stored_like_any_reply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A proxy must not be asked for this machine's own servers.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    server = odd_server("It melts \ud83d. The answer is (A).", reasoning={"steps": 3})
+    with server:
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        teacher = Teacher(name="odd", model="m", api_base=url, price=Price(input=1, output=1))
+        summary = generate_panel("practice:3", out=tmp_path, teachers=[teacher], options=Generate())
+        server.shutdown()
+    assert summary.left == 0
+    assert pq.read_table(tmp_path / "responses.parquet")["rationale"].to_pylist() == ["It melts ?."] * 3
+    assert summary.tallies[0].cost_unknown == 3
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
+    for text in ("x=m@http://user:s3cretpass@host/v1", "x=m@http://host/v1?key=s3cretpass"):
+        with pytest.raises(KpError, match="api_key_env") as caught:
+            parse_teacher(text)
+        assert "s3cretpass" not in str(caught.value)

@@ -34,6 +34,11 @@ CHOICES = ["digs a hole", "turns pale", "swims away", "turns pale green"]
         ("So the answer is 1. The answer is (A).", 0),
         ("The answer should be C: swims away", 2),
         ("the correct answer is option (D)", 3),
+        ("The answer is A great planet: Venus. So the answer is (B).", 1),
+        ("The answer is A because it digs.", 0),
+        ("The answer is A", 0),
+        ("Let me find the answer: (A) it digs, (B) it turns pale. The correct answer is (B).", 1),
+        ("The answer is (A), not (B).", 0),
     ],
 )
 def test_stated_answers_are_read(text: str, index: int) -> None:
@@ -52,6 +57,7 @@ def test_stated_answers_are_read(text: str, index: int) -> None:
         "The answer is not (A).",
         "One might think of (A).",
         "The answer is a mystery to me.",
+        "Answer: A planet like Jupiter",
         "I'm sorry, but I can't help with that.",
     ],
 )
@@ -84,6 +90,8 @@ def test_the_rationale_is_the_text_without_the_statement(text: str, rationale: s
         ("Thus \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
         ("The final answer is: **Paris**.", "Paris"),
         ("No idea.", None),
+        ("The answer is U.S. law.", "U.S. law"),
+        ("The answer is e.g. water. Or so.", "e.g. water"),
     ],
 )
 def test_open_ended_answers_are_read(text: str, answer: str | None) -> None:

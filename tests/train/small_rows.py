@@ -94,7 +94,7 @@ def write_tiny_t5_checkpoint(folder: Path, *, dropout: float = 0.1) -> Path:
     return folder
 
 
-def write_tiny_bert_checkpoint(folder: Path) -> Path:
+def write_tiny_bert_checkpoint(folder: Path, *, segments: int = 2) -> Path:
     """A random encoder checkpoint with a word-piece tokenizer."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -115,6 +115,7 @@ def write_tiny_bert_checkpoint(folder: Path) -> Path:
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=64,
+        type_vocab_size=segments,
     )
     BertModel(config).save_pretrained(folder)
     wrapped.save_pretrained(folder)

@@ -90,6 +90,33 @@ def test_other_questions_are_another_run(t5: Path, tmp_path: Path) -> None:
         fit(gold_dataset(small_questions(13), "here"), replace(OPTIONS, student=str(t5)), tmp_path / "out")
 
 
+def test_a_student_folder_whose_files_changed_is_another_run(tmp_path: Path) -> None:
+    start = write_tiny_t5_checkpoint(tmp_path / "t5")
+    options = replace(OPTIONS, student=str(start))
+    first = fit(GOLD, options, tmp_path / "out")
+    assert "model.safetensors" in first["identity"]["student_files"]
+    (start / ".lock").touch()
+    assert fit(GOLD, options, tmp_path / "out") == first
+    weights = start / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ConfigError, match="another student_files"):
+        fit(GOLD, options, tmp_path / "out")
+
+
+def test_a_second_fit_into_a_folder_that_is_being_written_is_refused(t5: Path, tmp_path: Path) -> None:
+    options = replace(OPTIONS, student=str(t5))
+    refused: list[str] = []
+
+    def fit_again(_: object) -> None:
+        with pytest.raises(ConfigError, match="another fit is writing here") as caught:
+            fit(GOLD, options, tmp_path / "out")
+        refused.append(str(caught.value))
+
+    record = fit(GOLD, options, tmp_path / "out", report=fit_again)
+    assert refused
+    assert fit(GOLD, options, tmp_path / "out") == record
+
+
 def test_an_encoder_learns_labels_and_refuses_rationales_before_anything_is_written(tmp_path: Path) -> None:
     bert = write_tiny_bert_checkpoint(tmp_path / "bert")
     record = fit(GOLD, replace(OPTIONS, student=str(bert), bf16=True), tmp_path / "out")
@@ -106,7 +133,7 @@ def test_without_a_validation_split_rows_are_held_out_and_the_user_is_told(t5: P
     told: list[str] = []
     dataset = gold_dataset(small_questions(20, 0, 0), "here")
     record = fit(dataset, replace(OPTIONS, student=str(t5)), tmp_path / "out", say=told.append)
-    assert (record["rows"]["learned"], record["rows"]["validation"]) == (18, 2)
+    assert (record["rows"]["learned"], record["rows"]["validation"]) == (17, 3)
     assert any("held out" in line for line in told)
 
 
@@ -126,10 +153,12 @@ def test_purified_labels_need_no_gold(t5: Path, tmp_path: Path) -> None:
     [
         ({"steps": 0}, "--steps"),
         ({"lr": float("nan")}, "--lr"),
-        ({"rationale_weight": -1.0}, "--lambda"),
+        ({"rationale_weight": -1.0, "objective": "tinyllm"}, "--lambda"),
         ({"accumulate": 9}, "--accumulate"),
         ({"reduction": "max"}, "--reduction"),
         ({"validation_split": "train"}, "--validation-split"),
+        ({"validation_split": "test"}, "--validation-split.*never selected on"),
+        ({"student": "tiny-t6"}, "no student 'tiny-t6'; there are tiny-t5, minilm"),
         ({"objective": "magic"}, "--objective"),
     ],
 )
@@ -137,6 +166,29 @@ def test_an_option_that_cannot_be_is_named(tmp_path: Path, change: dict[str, obj
     with pytest.raises(ConfigError, match=said):
         fit(GOLD, replace(OPTIONS, **change), tmp_path / "out")  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"teachers": ("ada",)}, "--teachers has no effect on objective fine-tune.*step-by-step, tinyllm"),
+        ({"teachers": ("ada",), "objective": "purified"}, "--teachers has no effect on objective purified"),
+        ({"rationale_weight": 1.0}, "--lambda has no effect.*step-by-step, tinyllm, purified"),
+        ({"choice_orders": 4, "student": "minilm"}, "--choice-orders has no effect on minilm"),
+    ],
+)
+def test_an_option_without_effect_is_refused(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    with pytest.raises(MethodError, match=said):
+        fit(GOLD, replace(OPTIONS, **change), tmp_path / "out")  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_default_weight_and_the_same_weight_given_are_one_run(t5: Path, tmp_path: Path) -> None:
+    dataset = read_dataset(write_panel(tmp_path / "data"))
+    options = replace(OPTIONS, student=str(t5), objective="tinyllm")
+    record = fit(dataset, options, tmp_path / "out")
+    assert record["identity"]["rationale_weight"] == 1.0
+    assert fit(dataset, replace(options, rationale_weight=1.0), tmp_path / "out") == record
 
 
 def test_several_processes_are_refused_instead_of_training_apart(

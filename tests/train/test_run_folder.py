@@ -40,6 +40,37 @@ def test_another_run_is_refused_and_the_first_difference_is_named(tmp_path: Path
         RunFolder.open(tmp_path, {**IDENTITY, "seed": 1})
 
 
+def test_a_folder_is_held_by_one_run_at_a_time(tmp_path: Path) -> None:
+    folder = RunFolder.open(tmp_path / "out", IDENTITY)
+    with folder.locked(), pytest.raises(ConfigError, match="another fit is writing here"), folder.locked():
+        pass
+    with folder.locked():
+        folder.begin()
+
+
+def test_a_lock_file_alone_makes_no_folder_foreign(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    folder = RunFolder.open(tmp_path, IDENTITY)
+    with folder.locked():
+        assert folder.finished is None
+
+
+def test_a_run_begun_by_another_process_after_the_first_look_is_seen_under_the_lock(tmp_path: Path) -> None:
+    folder = RunFolder.open(tmp_path, IDENTITY)
+    RunFolder.open(tmp_path, {**IDENTITY, "seed": 1}).begin()
+    with pytest.raises(ConfigError, match="another seed"), folder.locked():
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ConfigError, match="cannot be written"),
+        RunFolder.open(tmp_path / "file" / "out", IDENTITY).locked(),
+    ):
+        pass
+
+
 def test_foreign_files_are_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(ConfigError, match="not of a training run"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -125,6 +126,62 @@ def test_an_encoder_handles_questions_with_different_numbers_of_choices(bert: Pa
     assert losses[:, 0].tolist() == pytest.approx(expected, abs=1e-5)
 
 
+def _minilm() -> EncoderStudent:
+    student = make_student("minilm", texts=(), seed=0)
+    assert isinstance(student, EncoderStudent)
+    return student
+
+
+def test_an_encoder_reads_a_question_and_its_choices_as_its_tokenizer_pairs_them() -> None:
+    student = _minilm()
+    question = Question(
+        id="1", question="Is [SEP] a word?", choices=("no", "yes, it is one"), answer="no", answer_index=0
+    )
+    batch = student.collate([(student.encode(question, Target(LABEL, LABEL_PREFIX, "no"), task=0),)])
+    expected = student.tokenizer([question.question] * 2, list(question.choices), padding=True, return_tensors="pt")
+    assert set(expected) == {"input_ids", "attention_mask", "token_type_ids"}
+    for name, tensor in expected.items():
+        assert batch[name].tolist() == tensor.tolist(), name
+
+
+def test_an_encoder_scores_with_the_segments_that_it_learned_with(tmp_path: Path) -> None:
+    student = _minilm()
+    target = Target(LABEL, LABEL_PREFIX, QUESTIONS[1].choices[1])
+    batch = student.collate([(student.encode(QUESTIONS[1], target, task=0),)])
+    student.model.eval()
+    learned = -student.token_losses(batch).item()
+    without = -student.token_losses({**batch, "token_type_ids": torch.zeros_like(batch["token_type_ids"])}).item()
+    assert student.choice_log_probs([QUESTIONS[1]])[0][1] == pytest.approx(learned, abs=1e-5)
+    assert abs(learned - without) > 1e-4
+
+
+def test_a_student_saved_before_segments_were_told_apart_is_read_without_them(bert: Path, tmp_path: Path) -> None:
+    EncoderStudent.from_checkpoint(str(bert), seed=3).save(tmp_path)
+    described = json.loads((tmp_path / "student.json").read_text(encoding="utf-8"))
+    assert described.pop("segments") is True
+    (tmp_path / "student.json").write_text(json.dumps(described), encoding="utf-8")
+    older = load_student(tmp_path)
+    target = Target(LABEL, LABEL_PREFIX, QUESTIONS[0].choices[0])
+    assert "token_type_ids" not in older.collate([(older.encode(QUESTIONS[0], target, task=0),)])
+
+
+def test_an_encoder_with_one_kind_of_segment_gets_none(tmp_path: Path) -> None:
+    folder = write_tiny_bert_checkpoint(tmp_path, segments=1)
+    assert not EncoderStudent.from_checkpoint(str(folder), seed=0).segments
+
+
+@pytest.mark.parametrize(("kind", "key"), [("t5", "max_input"), ("t5", "max_target"), ("bert", "max_input")])
+@pytest.mark.parametrize("value", [None, "many", 0])
+def test_a_student_file_without_a_usable_limit_is_one_error(
+    kind: str, key: str, value: object, t5: Path, bert: Path, tmp_path: Path
+) -> None:
+    make_student(str(t5 if kind == "t5" else bert), texts=(), seed=0).save(tmp_path)
+    described = json.loads((tmp_path / "student.json").read_text(encoding="utf-8"))
+    (tmp_path / "student.json").write_text(json.dumps({**described, key: value}), encoding="utf-8")
+    with pytest.raises(DataError, match=f"student.json: '{key}' is missing"):
+        load_student(tmp_path)
+
+
 def test_an_encoder_refuses_rationales_and_open_questions(bert: Path) -> None:
     student = EncoderStudent.from_checkpoint(str(bert), seed=0)
     refused: list[Callable[[], object]] = [
@@ -142,6 +199,12 @@ def test_a_student_that_is_nowhere_is_one_error(tmp_path: Path) -> None:
         make_student(str(tmp_path / "absent"), texts=(), seed=0)
     with pytest.raises(DataError, match=r"student\.json is missing"):
         load_student(tmp_path)
+
+
+def test_a_name_that_is_no_hub_name_is_refused_without_asking_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda name: pytest.fail(f"looked for {name}"))
+    with pytest.raises(ConfigError, match="no student 'minilmm'; there are tiny-t5, minilm"):
+        make_student("minilmm", texts=(), seed=0)
 
 
 def test_an_encoder_without_a_trained_head_cannot_be_evaluated(bert: Path) -> None:

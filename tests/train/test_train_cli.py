@@ -12,6 +12,7 @@ from kp_data.tables import table_of_questions, write_parquet
 from kp_train.cli import main
 
 HEAVY = ("torch", "transformers", "datasets", "litellm", "sentence_transformers", "sklearn", "numpy", "pyarrow")
+TINY = ("--student", "tiny-t5", "--objective", "fine-tune", "--out", "out")
 
 
 def _run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -89,6 +90,13 @@ def test_practice_questions_are_a_dataset_of_gold_answers(
         (["fit", "practice:9", "--student", "minilm", "--objective", "tinyllm", "--out", "out"], "fine-tune"),
         (["evaluate", "absent", "practice:9"], "no such folder"),
         (["fit"], "DATASET"),
+        (["fit", "runs/panell", *TINY], "no such folder"),
+        (["evaluate", "absent", "practice:9", "--seed", "-1"], "--seed"),
+        (["fit", "practice:9", *TINY, "--seed", "4294967296"], "--seed"),
+        (["fit", "practice:9", *TINY, "--lambda", "1"], "--lambda has no effect"),
+        (["fit", "absent", *TINY, "--teachers", "ada"], "--teachers has no effect"),
+        (["fit", "practice:9", *TINY, "--validation-split", "test"], "never selected on"),
+        (["fit", "practice:9", "--student", "minilmm", "--objective", "fine-tune", "--out", "out"], "tiny-t5, minilm"),
     ],
 )
 def test_what_the_user_can_mend_is_one_message_and_exit_code_2(
@@ -99,6 +107,7 @@ def test_what_the_user_can_mend_is_one_message_and_exit_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert _run(arguments, monkeypatch) == 2
     shown = capsys.readouterr()
     assert said in shown.err

@@ -8,8 +8,10 @@ import pytest
 from small_rows import purified_table, small_questions, small_responses, write_panel, write_purified
 
 from kp_data.errors import DataError
+from kp_data.purify import labels
+from kp_data.schema import PURIFIED
 from kp_data.tables import table_of_questions, table_of_responses, write_parquet
-from kp_train.dataset import gold_dataset, read_dataset
+from kp_train.dataset import HELD_OUT_SHARE, gold_dataset, read_dataset
 
 
 def test_a_panel_folder_gives_every_teachers_rationale_and_conclusion(tmp_path: Path) -> None:
@@ -62,6 +64,29 @@ def test_rows_that_keep_every_rationale_become_one_row_a_question(tmp_path: Path
     assert dataset.teachers == ("ada",)
 
 
+def test_a_question_without_any_rationale_does_not_keep_the_others_from_being_grouped(tmp_path: Path) -> None:
+    questions = small_questions(3, 1, 1)
+    kept = [
+        replace(question, id=f"{question.id}#{teacher}") for question in questions[1:] for teacher in ("ada", "bruno")
+    ]
+    rows = purified_table([questions[0], *kept], method="all").to_pylist()
+    rows[0] |= {"rationale": None, "teacher": None, "purified_answer_index": None}
+    for row in rows[1:]:
+        row["teacher"] = row["id"].partition("#")[2]
+    write_parquet(pa.Table.from_pylist(rows, schema=PURIFIED), tmp_path / "purified.parquet")
+    dataset = read_dataset(tmp_path)
+    assert [row.question for row in dataset.rows] == questions
+    assert [len(row.rationales) for row in dataset.rows] == [0, 2, 2, 2, 2]
+    assert dataset.teachers == ("ada", "bruno")
+
+
+def test_rows_whose_ids_do_not_end_with_their_teacher_are_left_as_they_are(tmp_path: Path) -> None:
+    write_parquet(purified_table(method="all"), tmp_path / "purified.parquet")
+    dataset = read_dataset(tmp_path)
+    assert [row.question for row in dataset.rows] == small_questions()
+    assert dataset.rows[0].purified is not None
+
+
 def test_only_the_named_teachers_are_read_in_the_order_named(tmp_path: Path) -> None:
     dataset = read_dataset(write_panel(tmp_path), teachers=("bruno",))
     assert dataset.teachers == ("bruno",)
@@ -96,7 +121,8 @@ def test_a_missing_split_names_the_splits_there_are(tmp_path: Path) -> None:
         read_dataset(write_panel(tmp_path)).split("dev")
 
 
-def test_held_out_rows_are_a_tenth_and_none_is_in_both_parts() -> None:
+def test_held_out_rows_are_as_many_as_in_purification_and_none_is_in_both_parts() -> None:
     kept, held = gold_dataset(small_questions(20, 0, 0), "here").hold_out()
-    assert (len(kept.rows), len(held.rows)) == (18, 2)
+    assert (len(kept.rows), len(held.rows)) == (17, 3)
+    assert HELD_OUT_SHARE == labels.HELD_OUT_SHARE
     assert {row.question.id for row in kept.rows}.isdisjoint(row.question.id for row in held.rows)
