@@ -43,7 +43,7 @@ lint: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python tests/benchmarks/generate.py
 
 # torch and what only its CUDA build needs are left out: see `install`.
 APART := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cccl nvidia-cuda-cupti \

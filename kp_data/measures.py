@@ -31,7 +31,7 @@ def correct_QT(answer_QT: Array, gold_Q: Array) -> Array:
 
 def judged_QT(panel: Panel) -> Array:
     """(Q, T) bool, whether a blind answer came to a question whose gold is known: the cells accuracy is about."""
-    return ~np.isnan(panel.skill_QT) & (panel.gold_Q != NONE)[:, None]
+    return np.asarray(~np.isnan(panel.skill_QT) & (panel.gold_Q != NONE)[:, None])
 
 
 def accuracy_T(panel: Panel) -> Array:

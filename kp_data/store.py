@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +45,7 @@ _cells = sa.Table(
     sa.Column("logprob", sa.Float),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
 )
+_COLUMNS: Final = tuple(column.name for column in _cells.columns)
 # SQLite allows 32,766 bound values a statement; this stays far below on every engine.
 _KEYS_A_QUERY: Final = 500
 
@@ -152,7 +153,7 @@ class Store:
             StoreError: the disk is full or the store cannot be written.
         """
         # Two teachers that are the same model share a cell: the later outcome stands.
-        rows = list({cell.key: asdict(cell) for cell in cells}.values())
+        rows = list({cell.key: {name: getattr(cell, name) for name in _COLUMNS} for cell in cells}.values())
         if not rows:
             return
         keys = [row["key"] for row in rows]

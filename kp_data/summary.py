@@ -330,8 +330,8 @@ def _oracle_accuracy(panel: Panel | None) -> float | None:
     if panel is None:
         return None
     judged_QT = measures.judged_QT(panel)
-    right_Q = (measures.correct_QT(panel.answer_QT, panel.gold_Q) & judged_QT).any(axis=1)
-    known_Q = judged_QT.any(axis=1)
+    right_Q = np.asarray((measures.correct_QT(panel.answer_QT, panel.gold_Q) & judged_QT).any(axis=1))
+    known_Q = np.asarray(judged_QT.any(axis=1))
     return float(right_Q[known_Q].mean()) if known_Q.any() else None
 
 

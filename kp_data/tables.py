@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -150,12 +149,12 @@ def questions_of(table: pa.Table) -> list[Question]:
 
 def table_of_questions(questions: Sequence[Question]) -> pa.Table:
     """Questions as a table with exactly the columns of `schema.QUESTIONS`."""
-    return pa.Table.from_pylist([asdict(question) for question in questions], schema=QUESTIONS)
+    return _table_of(questions, QUESTIONS)
 
 
 def table_of_responses(responses: Sequence[Response]) -> pa.Table:
     """Responses as a table with exactly the columns of `schema.RESPONSES`."""
-    return pa.Table.from_pylist([asdict(response) for response in responses], schema=RESPONSES)
+    return _table_of(responses, RESPONSES)
 
 
 def rename_columns(table: pa.Table, columns: Mapping[str, str] | None, place: object) -> pa.Table:
@@ -292,6 +291,12 @@ def _table_of_rows(rows: list[dict[str, Any]], path: Path) -> pa.Table:
                 f"column '{name}' mixes types, or holds what no table can ({_first_line(error)})", place=path
             ) from error
     return pa.table(arrays)
+
+
+def _table_of(rows: Sequence[object], schema: pa.Schema) -> pa.Table:
+    # Column by column: a dictionary a row costs ten times as much.
+    columns = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _require(table: pa.Table, names: Sequence[str], place: object) -> None:

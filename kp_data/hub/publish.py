@@ -25,7 +25,7 @@ from kp_data.hub.cards import CardSettings
 from kp_data.hub.release import CARD, MANIFEST, OURS, Previous, Release, Source, assemble, is_unchanged, read_source
 from kp_data.hub.remote import Overtaken, Remote, RemoteFile, check_name
 from kp_data.hub.versions import Bump, RowDiff, Version, diff_rows, next_version
-from kp_data.tables import read_json, replacing
+from kp_data.tables import read_json, read_table, replacing
 
 MAX_ATTEMPTS: Final = 8
 
@@ -381,7 +381,10 @@ def _read_written(out: Path) -> tuple[Previous, dict[str, bytes]]:
     present = {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
     shards = [path for path in present if path.startswith("purified/") and OURS.fullmatch(path)]
     tables = [read_table(out / path) for path in shards]
-    purified = pa.concat_tables(tables, promote_options="permissive") if tables else None
+    try:
+        purified = pa.concat_tables(tables, promote_options="permissive") if tables else None
+    except pa.ArrowException as error:
+        raise DataError("files that do not belong together; choose a new folder", place=out / "purified") from error
     card = present[CARD].decode(errors="replace") if CARD in present else None
     return Previous(Version.parse(str(manifest["version"])), manifest["content"], purified, card), present
 

@@ -233,7 +233,8 @@ def _panel_facts(summary: Summary) -> list[Fact]:
     asked = sum(teacher.num_asked for teacher in summary.teachers)
     failed = sum(teacher.num_failed for teacher in summary.teachers)
     best = max(
-        (teacher.accuracy for teacher in summary.teachers if teacher.accuracy and teacher.comparable), default=None
+        (teacher.accuracy for teacher in summary.teachers if teacher.accuracy is not None and teacher.comparable),
+        default=None,
     )
     return [
         Fact("teachers disagree on", format_value(summary.conflict_rate, "percent"), "of the questions"),

@@ -149,6 +149,15 @@ def test_a_hub_that_stores_something_else_is_found_out(hub, make_purified):
         push(make_purified(), NAME)
 
 
+def test_a_broken_table_where_a_release_would_be_written_is_one_message(make_purified, tmp_path):
+    push(make_purified(), NAME, dry_run_to=tmp_path / "release")
+    shard = next((tmp_path / "release" / "purified").glob("*.parquet"))
+    shard.write_bytes(b"PAR1 broken")
+    with pytest.raises(DataError, match=f"{shard.name}: not a readable Parquet file"):
+        push(make_purified("next", num=11), NAME, dry_run_to=tmp_path / "release")
+    assert shard.read_bytes() == b"PAR1 broken"
+
+
 def test_a_version_that_exists_is_refused_with_the_next_one_named(hub, make_purified):
     push(make_purified(), NAME, version="1.2.0")
     with pytest.raises(HubError, match=r"1\.2\.0 exists already.*publish 1\.2\.1"):
@@ -173,7 +182,7 @@ def test_a_wrong_token_is_said_and_never_shown(hub, make_purified):
 
 def test_no_token_is_said_before_any_request(hub, make_purified, monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raises(HubError, match=r"no token.*HF_TOKEN"):
+    with pytest.raises(HubError, match=r"no token.*HF_TOKEN to a token with write access to this hub"):
         push(make_purified(), NAME)
     assert hub.requests == []
 

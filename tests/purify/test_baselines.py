@@ -5,7 +5,8 @@ import pytest
 from topic_panels import grid, panel_of, response
 
 from kp_data.errors import MethodError
-from kp_data.purify.labels import accuracy_T, fit_data, label_by_agreement
+from kp_data.measures import accuracy_T
+from kp_data.purify.labels import fit_data, label_by_agreement
 from kp_data.purify.protocol import Context
 from kp_data.purify.purified import make_report, run_method
 from kp_data.purify.registry import find_method, make_options

@@ -49,6 +49,21 @@ def test_the_file_says_what_the_list_says(panel, tmp_path):
     assert "flatter" in written[0]["notes"][0]
 
 
+@pytest.mark.parametrize("held", [["mine.txt"], ["questions.parquet", "compare.json"], ["purified.parquet"]])
+def test_a_comparison_is_written_into_no_folder_that_holds_something_else(panel, tmp_path, held):
+    for name in held:
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(DataError, match="holds something else; choose another --out"):
+        compare_methods(panel, ["random"], out=tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(held, "mine")
+
+
+def test_a_comparison_may_be_written_again(panel, tmp_path):
+    for method in ("random", "majority"):
+        compare_methods(panel, [method], out=tmp_path / "compared")
+    assert [entry["method"] for entry in read_json(tmp_path / "compared/compare.json")] == ["majority"]
+
+
 def test_the_same_seed_gives_the_same_figures_whatever_stands_beside(panel):
     alone = compare_methods(panel, ["random"])[0]
     beside = compare_methods(panel, ["majority", "random"])[1]

@@ -47,6 +47,13 @@ def test_no_texts_have_no_rows(embed):
     assert embed([]).shape == (0, 384)
 
 
+@pytest.mark.parametrize("encoder", ["minilm", "/no/such/encoder"])
+@pytest.mark.parametrize("device", ["foo", "cuda:999"])
+def test_a_device_that_is_not_there_is_blamed_and_not_the_encoder(encoder, device):
+    with pytest.raises(ConfigError, match=f"^device '{device}': no such device here; give cpu, or cuda"):
+        embed_texts(["x"], encoder=encoder, device=device)
+
+
 @pytest.mark.slow
 def test_it_equals_what_sentence_transformers_computes(embed):
     from sentence_transformers import SentenceTransformer

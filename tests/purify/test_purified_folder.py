@@ -105,11 +105,33 @@ def test_the_same_run_again_does_no_work(panel, tmp_path, monkeypatch):
     assert purify_panel(panel, method="random", out=tmp_path / "pure") == first
 
 
-@pytest.mark.parametrize("damage", ["purified.parquet", "report.json"])
-def test_a_damaged_copy_of_the_same_run_is_made_whole_again(panel, tmp_path, damage):
+@pytest.mark.parametrize("changed", ["purified.parquet", "responses.parquet", "report.json"])
+def test_a_file_that_was_changed_is_never_overwritten(panel, tmp_path, changed):
+    purify_panel(panel, method="random", out=tmp_path / "pure")
+    (tmp_path / "pure" / changed).write_text("[]")
+    with pytest.raises(DataError, match=f"{changed}: was changed since it was written; choose another --out, or rem"):
+        purify_panel(panel, method="random", out=tmp_path / "pure")
+    assert (tmp_path / "pure" / changed).read_text() == "[]"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "router/mine.txt"])
+@pytest.mark.parametrize("missing", [None, "purified.parquet"])
+def test_a_file_of_somebody_else_is_never_removed(panel, tmp_path, name, missing):
+    purify_panel(panel, method="random", out=tmp_path / "pure")
+    (tmp_path / "pure" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "pure" / name).write_text("mine")
+    if missing:
+        (tmp_path / "pure" / missing).unlink()
+    with pytest.raises(DataError, match="holds something else"):
+        purify_panel(panel, method="random", out=tmp_path / "pure")
+    assert (tmp_path / "pure" / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("missing", ["purified.parquet", "report.json"])
+def test_a_run_with_a_file_missing_is_made_whole_again(panel, tmp_path, missing):
     purify_panel(panel, method="random", out=tmp_path / "pure")
     before = contents(tmp_path / "pure")
-    (tmp_path / "pure" / damage).write_text("{}")
+    (tmp_path / "pure" / missing).unlink()
     purify_panel(panel, method="random", out=tmp_path / "pure")
     assert contents(tmp_path / "pure") == before
     assert read_json(tmp_path / "pure/report.json")["n_questions"] == 60

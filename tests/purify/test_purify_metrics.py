@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from kp_data.measures import agreement_TT, correct_QT
 from kp_data.purify.metrics import (
-    agreement_TT,
     bootstrap_means,
     choose,
-    correct_QT,
     gap_closed,
     interval,
     majority_Q,
@@ -108,6 +107,18 @@ def test_the_interval_of_a_share_has_the_width_of_the_normal_approximation():
     low, high = interval(bootstrap_means(values, num_draws=2000)[:, 0])
     assert high - low == pytest.approx(2 * 1.96 * math.sqrt(0.3 * 0.7 / 400), rel=0.1)
     assert low < 0.3 < high
+
+
+def test_bootstrap_means_leave_out_what_is_not_known():
+    values = np.array([[1.0, np.nan], [0.0, np.nan], [np.nan, np.nan]])
+    draws = bootstrap_means(values, num_draws=200)
+    assert set(draws[~np.isnan(draws[:, 0]), 0]) <= {0.0, 1 / 3, 0.5, 2 / 3, 1.0}
+    assert np.nanmean(draws[:, 0]) == pytest.approx(0.5, abs=0.1)
+    assert np.isnan(draws[:, 1]).all()
+
+
+def test_there_is_no_gap_where_the_best_teacher_answered_easier_questions_than_the_oracle():
+    assert gap_closed(0.6, 0.8, 0.7) is None
 
 
 def test_the_interval_of_nothing_is_none():
