@@ -157,11 +157,9 @@ def status(
     json_: Json = False,
 ) -> None:
     """Say where a panel stands, per teacher; also while it is being filled."""
-    from dataclasses import asdict
-
     from kp_data.generate import panel_status
 
-    rows = [asdict(one) for one in panel_status(panel, store_url=store)]
+    rows = [one.as_dict() for one in panel_status(panel, store_url=store)]
     if json_:
         out_json(rows)
         return

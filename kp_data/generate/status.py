@@ -53,6 +53,10 @@ class TeacherStatus:
     cost_usd: float = 0.0
     cost_unknown: int = 0
 
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**vars(self), "failed": dict(self.failed)}
+
 
 def panel_status(folder: Path, *, store_url: str | None = None) -> list[TeacherStatus]:
     """Where every teacher of a panel stands.

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from kp_data.measures import comparable_accuracy_T, correct_QT
+from kp_data.measures import comparable_accuracy_T, correct_QT, judged_QT
 from kp_data.panel import NONE, Panel, question_text
 from kp_data.purify.labels import routing_signal
 from kp_data.purify.metrics import choose, paired_gain, ranking_T
@@ -34,10 +34,11 @@ def fit_similarity(data: FitData, options: SimilarityOptions, context: Context) 
     """
     good_QT, bad_QT = routing_signal(data.train.skill_QT)
     facts = _count_signal(data.train, good_QT, bad_QT)
-    labelled_V = data.validation.gold_Q != NONE
-    if reason := _no_way_to_learn(data, facts["num_with_signal"], int(labelled_V.sum())):
+    # Teachers are compared on the same questions, so a call that failed takes its question out for all of them.
+    judged_V = np.asarray(judged_QT(data.validation).all(1))
+    if reason := _no_way_to_learn(data, facts["num_with_signal"], int(judged_V.sum())):
         return _fall_back(data, facts, reason)
-    validation = data.validation.take(labelled_V)
+    validation = data.validation.take(judged_V)
     head, facts["training"] = _train(data.train, validation, (good_QT, bad_QT), options, context)
     router = SimilarityRouter(data.train.teachers, head, context.embed)
     facts["validation"] = verdict = _verdict(data, validation, router)
@@ -120,7 +121,7 @@ def _clusters(question_QD: Array, num_clusters: int, seed: int) -> Array:
 
 
 def _verdict(data: FitData, validation: Panel, router: SimilarityRouter) -> dict[str, Any]:
-    """The router against the best single teacher of train, question by question, on labelled validation questions."""
+    """The router against the best single teacher of train, question by question, where all teachers answered."""
     right_VT = correct_QT(validation.answer_QT, validation.gold_Q)
     routed_V = _taken(right_VT, _purify(validation, router).chosen_Q)
     best_V = right_VT[:, ranking_T(comparable_accuracy_T(data.whole_train))[0]]
@@ -156,7 +157,10 @@ def _no_way_to_learn(data: FitData, num_with_signal: int, num_validation: int) -
     if not num_with_signal:
         return "on no training question is one teacher right and another wrong"
     if num_validation < 2:
-        return "fewer than two validation questions have a gold answer, so a gain cannot be shown"
+        return (
+            "fewer than two validation questions have a gold answer and an answer of every teacher, "
+            "so a gain cannot be shown"
+        )
     return None
 
 

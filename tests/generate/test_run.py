@@ -343,7 +343,7 @@ def test_status_counts_every_cell_also_while_the_panel_is_filled(tmp_path: Path)
         run(tmp_path, url=url, names="ada", limit=10, retries=0, concurrency=1)
         (first,) = panel_status(tmp_path)
         assert (first.cells, first.left) == (10, 0)
-        assert first.failed["bad_response"] == 1
+        assert first.as_dict()["failed"]["bad_response"] == 1
         assert first.answered + first.failed.total() == 10
         process = command(tmp_path / "live", url, "practice:200", "--concurrency", "1")
         wait_for_cells(tmp_path / "live", 5, process)

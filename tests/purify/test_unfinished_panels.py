@@ -91,3 +91,12 @@ def test_a_question_that_a_teacher_answered_but_nobody_explained_is_wrong(tmp_pa
     said = [response("q0", "a", 0), failed(asked[1], "a", "refused")]
     report = purify_panel(write_panel(tmp_path / "panel", asked, said), method="random", out=tmp_path / "pure")
     assert (report.overall.purified_accuracy, report.overall.n_unjudged) == (0.5, 0)
+
+
+def test_the_router_is_judged_on_validation_questions_that_every_teacher_answered(tmp_path):
+    asked = [Question(f"q{n}", "?", ("w", "x"), "w", 0, "train" if n < 20 else "validation") for n in range(NUM)]
+    said = [response(question.id, "a", n % 2) for n, question in enumerate(asked)]
+    said += [response(q.id, "b", 0) if n < 21 else failed(q, "b", "timeout") for n, q in enumerate(asked)]
+    panel = write_panel(tmp_path / "panel", asked, said)
+    report = purify_panel(panel, method="similarity-router", out=tmp_path / "pure")
+    assert report.fit["fallback_reason"].startswith("fewer than two validation questions have a gold answer and an")
