@@ -77,6 +77,9 @@ PURIFIED_COLUMNS: Final = (
 )
 PURIFIED: Final = pa.schema([*QUESTIONS, *PURIFIED_COLUMNS])
 
+EVERY_RATIONALE: Final = "all"
+"""The method that keeps every rationale: its rows are questions × teachers, with ids `question#teacher`."""
+
 AGGREGATED: Final = "aggregated"
 """What `teacher` says in a purified row whose rationale was written anew from several."""
 

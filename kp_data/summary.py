@@ -19,13 +19,10 @@ import pyarrow.compute as pc
 from kp_data import measures
 from kp_data.errors import DataError
 from kp_data.panel import NONE, Array, Panel
-from kp_data.schema import QUESTIONS
+from kp_data.schema import EVERY_RATIONALE, QUESTIONS
 from kp_data.tables import check_purified, questions_of, read_json, read_questions, read_responses, read_table
 
 Kind = Literal["panel", "purified"]
-
-ONE_ROW_A_TEACHER = "all"
-"""The method that keeps every rationale: its rows are questions × teachers, with ids `question#teacher`."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +207,7 @@ def base_id(row_id: str, teacher: str | None, method: str) -> str:
     >>> base_id("q1#ada", "ada", "all"), base_id("q1#ada", "ada", "majority")
     ('q1', 'q1#ada')
     """
-    return row_id.removesuffix(f"#{teacher}") if method == ONE_ROW_A_TEACHER else row_id
+    return row_id.removesuffix(f"#{teacher}") if method == EVERY_RATIONALE else row_id
 
 
 def question_ids(purified: pa.Table) -> list[str]:
@@ -344,7 +341,7 @@ def _conflicts(tables: FolderTables, panel: Panel, num_conflicts: int) -> tuple[
 
 
 def _kept(tables: FolderTables) -> dict[str, tuple[str | None, str | None]]:
-    if tables.purified is None or ONE_ROW_A_TEACHER in tables.purified["method"].to_pylist():
+    if tables.purified is None or EVERY_RATIONALE in tables.purified["method"].to_pylist():
         return {}
     columns = (tables.purified[name].to_pylist() for name in ("id", "rationale", "teacher"))
     return {row_id: (rationale, teacher) for row_id, rationale, teacher in zip(*columns, strict=True)}

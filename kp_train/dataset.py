@@ -17,12 +17,9 @@ import pyarrow.compute as pc
 
 from kp_data.errors import DataError
 from kp_data.panel import NONE, Panel
-from kp_data.schema import Question
+from kp_data.schema import EVERY_RATIONALE, Question
 from kp_data.tables import check_questions, check_responses, questions_of, read_table
 from kp_train.views import Row
-
-EVERY_RATIONALE = "all"
-"""The purifier that keeps every rationale: a row for each question and teacher, with the id `question#teacher`."""
 
 HELD_OUT_SHARE = 0.15
 """Share of train that stands in for a missing validation split; the same as in purification."""

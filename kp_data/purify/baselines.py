@@ -15,7 +15,7 @@ from kp_data.panel import Panel
 from kp_data.purify.metrics import choose, ranking_T, votes_QT
 from kp_data.purify.protocol import Context, FitData, Fitted, Method, MethodInfo, Purification
 from kp_data.purify.routers import ConstantRouter
-from kp_data.summary import ONE_ROW_A_TEACHER
+from kp_data.schema import EVERY_RATIONALE
 
 Array = np.ndarray[Any, Any]
 
@@ -145,7 +145,7 @@ ORACLE = Method(
 )
 ALL = Method(
     MethodInfo(
-        name=ONE_ROW_A_TEACHER,
+        name=EVERY_RATIONALE,
         summary="every rationale, no purification: TinyLLM's view",
         kind="baseline",
         needs=("rationales",),
