@@ -12,7 +12,7 @@ import itertools
 import math
 import random
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from kp_data.errors import TeacherError
 from kp_data.generate.account import Account
 from kp_data.generate.plan import Cell, Plan
 from kp_data.generate.reading import CONTENT_ERRORS, read_cell
+from kp_data.generate.tally import Limits, Tally
 from kp_data.store import Store, StoredCell
 from kp_data.teachers.transport import Call, CallFailed, Carrier, Endpoint, Reply
 
@@ -31,54 +32,6 @@ _GROUP: Final = 256
 _FIRST_BACKOFF_S: Final = 0.5
 _LONGEST_BACKOFF_S: Final = 60.0
 _PATIENCE_FACTOR: Final = 4
-
-
-@dataclass
-class Tally:
-    """Where one teacher stands; what the live view and the summary show."""
-
-    teacher: str
-    total: int
-    reused: int = 0
-    answered: int = 0
-    in_flight: int = 0
-    retrying: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost_usd: float = 0.0
-    cost_unknown: int = 0
-    messages: dict[str, str] = field(default_factory=dict)
-    """Class of failure to the last message of one."""
-    stopped: str | None = None
-    """Why this teacher is asked no further, None while it is."""
-
-    @property
-    def done(self) -> int:
-        """Cells with a durable outcome."""
-        return self.reused + self.answered + self.failed.total()
-
-    @property
-    def left(self) -> int:
-        """Cells without an outcome."""
-        return self.total - self.done
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How hard teachers are asked.
-
-    Attributes:
-        concurrency: calls in flight at most, per account; the controller finds the level below it.
-        retries: tries after the first.
-        timeout_s: of a call, in seconds.
-        patience_s: seconds without any answer after which the teachers of an account are asked no further.
-    """
-
-    concurrency: int
-    retries: int
-    timeout_s: float
-    patience_s: float = 600.0
 
 
 @dataclass(order=True, slots=True)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from kp_data.console import is_quiet, say
-from kp_data.generate.engine import Tally
+from kp_data.generate.tally import Tally
 
 _LIVE_INTERVAL_S: Final = 0.25
 _LOG_INTERVAL_S: Final = 5.0

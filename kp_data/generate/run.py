@@ -16,11 +16,12 @@ from filelock import FileLock, Timeout
 from kp_data.config import Generate, Teacher
 from kp_data.console import say
 from kp_data.errors import ConfigError, DataError, TeacherError
-from kp_data.generate.engine import Limits, Tally, ask_all, check_all
+from kp_data.generate.engine import ask_all, check_all
 from kp_data.generate.export import begin_panel, check_out, check_teachers, example_pool, export_panel
 from kp_data.generate.plan import Plan
 from kp_data.generate.progress import live_view
 from kp_data.generate.status import rationales_of
+from kp_data.generate.tally import Limits, Tally
 from kp_data.questions import load_questions, select_questions
 from kp_data.schema import ERROR_CLASSES, Mode, Response
 from kp_data.store import Store
