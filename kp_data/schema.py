@@ -119,17 +119,3 @@ class Response:
     latency_s: float | None = None
     logprob: float | None = None
     created_at: object | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PurifiedRow:
-    """One row of the purified table: a question with the one rationale that was kept for it."""
-
-    question: Question
-    rationale: str | None
-    teacher: str | None
-    method: str
-    score: float | None
-    scores: tuple[float | None, ...]
-    purified_answer_index: int | None
-    conflict: bool

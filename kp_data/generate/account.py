@@ -122,11 +122,6 @@ class Account:
         """The server answered, but the call was at fault (a bad request): that says nothing about its load."""
         self._ended()
 
-    def exhausted(self, remaining: int, reset_s: float) -> None:
-        """The server said how many requests are left before its window starts anew."""
-        if remaining <= 0:
-            self._open_at = max(self._open_at, self.clock() + reset_s)
-
     def _ended(self) -> None:
         self.in_flight -= 1
         self._alive_at = self.clock()
