@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from kp_data.errors import ConfigError
 
 Transport = Literal["auto", "direct", "litellm"]
+PRACTICE_PREFIX = "practice/"
+"""What the model of a practice teacher begins with."""
 TEACHER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
 
@@ -28,8 +30,10 @@ class _Section(BaseModel):
 class Price(_Section):
     """What a teacher costs, in US dollars per million tokens."""
 
-    input: Annotated[float, Field(ge=0)]
-    output: Annotated[float, Field(ge=0)]
+    input: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    output: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    request: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """On top of the tokens, US dollars per call."""
 
 
 class Teacher(_Section):
@@ -54,6 +58,8 @@ class Teacher(_Section):
     tpm: Annotated[int, Field(ge=1)] | None = None
     """Tokens a minute at most."""
     timeout_s: Annotated[float, Field(gt=0)] | None = None
+    batch: Literal["openai", "anthropic"] | None = None
+    """Dialect of the batch API behind a URL, for `--batch`; openai/* and anthropic/* need not say it."""
     price: Price | None = None
 
     @field_validator("api_base")
@@ -80,6 +86,8 @@ class Generate(_Section):
     store: str | None = None
     """SQLAlchemy URL of the cell store; default: a SQLite file in the panel folder."""
     transport: Transport = "auto"
+    budget: Annotated[float, Field(ge=0)] | None = None
+    """What the cells of the store may cost in all, over every run, in US dollars; never exceeded."""
     seed: int = 0
 
 
@@ -268,4 +276,5 @@ generate:
   retries: 6
   timeout_s: 120
   transport: auto        # auto | direct | litellm
+  # budget: 5.00         # US dollars for everything in this panel's store, over all runs; never exceeded
 """

@@ -9,11 +9,11 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final, overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +21,9 @@ import pyarrow.parquet as pq
 
 from kp_data.errors import DataError
 from kp_data.schema import ERROR_CLASSES, MODES, PURIFIED, QUESTIONS, RESPONSES, Question, Response
+
+_ROWS_A_CHECK: Final = 20_000
+_QUESTIONS_A_LOOK: Final = 1024
 
 READABLE = (".parquet", ".jsonl", ".ndjson", ".csv")
 
@@ -66,15 +69,23 @@ def check_questions(table: pa.Table, place: object) -> pa.Table:
     _require(table, ("id", "question"), place)
     # Ids that are numbers in the source are ids all the same.
     table = _conform(table, QUESTIONS, place, {"split": "train"})
-    ids = table["id"].to_pylist()
-    _check_ids(ids, place)
-    for row, text in enumerate(table["question"].to_pylist(), start=1):
+    _check_ids(table["id"], place)
+    # A part at a time: as Python objects, a table takes many times its size.
+    starts = range(0, table.num_rows, _ROWS_A_CHECK)
+    parts = [_check_some_questions(table.slice(start, _ROWS_A_CHECK), start, place) for start in starts]
+    return pa.concat_tables(parts) if parts else table
+
+
+def _check_some_questions(table: pa.Table, start: int, place: object) -> pa.Table:
+    for row, text in enumerate(table["question"].to_pylist(), start=start + 1):
         if not text.strip():
             raise DataError(f"column 'question', row {row}: empty, but every row needs one", place=place)
+    ids = table["id"].to_pylist()
     choices = [tuple(row or ()) for row in table["choices"].to_pylist()]
     answers, indices = table["answer"].to_pylist(), table["answer_index"].to_pylist()
     for row, (options, answer, index) in enumerate(zip(choices, answers, indices, strict=True)):
-        answers[row], indices[row] = _reconcile_gold(options, answer, index, f"{place}, row {row + 1} ({ids[row]})")
+        where = f"{place}, row {start + row + 1} ({ids[row]})"
+        answers[row], indices[row] = _reconcile_gold(options, answer, index, where)
     table = _replace(table, "choices", pa.array([list(row) for row in choices], pa.list_(pa.string())))
     table = _replace(table, "answer", pa.array(answers, pa.string()))
     return _replace(table, "answer_index", pa.array(indices, pa.int32()))
@@ -147,6 +158,29 @@ def questions_of(table: pa.Table) -> list[Question]:
     ]
 
 
+class Questions(Sequence[Question]):
+    """The rows of a checked questions table, made when they are looked at: a table is many times smaller."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __iter__(self) -> Iterator[Question]:
+        for start in range(0, len(self), _QUESTIONS_A_LOOK):
+            yield from questions_of(self._table.slice(start, _QUESTIONS_A_LOOK))
+
+    @overload
+    def __getitem__(self, index: int) -> Question: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Question]: ...
+    def __getitem__(self, index: int | slice) -> Question | Sequence[Question]:
+        if isinstance(index, slice):
+            return Questions(self._table.take(pa.array(range(*index.indices(len(self))), pa.int64())))
+        return questions_of(self._table.slice(range(len(self))[index], 1))[0]
+
+
 def table_of_questions(questions: Sequence[Question]) -> pa.Table:
     """Questions as a table with exactly the columns of `schema.QUESTIONS`."""
     return _table_of(questions, QUESTIONS)
@@ -188,6 +222,21 @@ def write_parquet(table: pa.Table, path: Path) -> None:
     with replacing(path) as temporary:
         # Content-defined chunks let a hub store only what a new version changed.
         pq.write_table(table, temporary, compression="zstd", use_content_defined_chunking=True)
+
+
+@contextmanager
+def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Write a table piece by piece, durably and atomically: it is there whole when the block ends, or not at all.
+
+    Yields: what takes the next rows, of this schema; each piece is a row group.
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", use_content_defined_chunking=True) as writer,
+    ):
+        yield lambda table: writer.write_table(table, row_group_size=max(1, table.num_rows))
 
 
 def write_json(value: Any, path: Path) -> None:
@@ -346,9 +395,11 @@ def _check_filled(column: pa.ChunkedArray, field: pa.Field, place: object) -> No
         raise DataError(f"column '{field.name}', row {row}: empty, but every row needs one", place=place)
 
 
-def _check_ids(ids: Sequence[str], place: object) -> None:
+def _check_ids(ids: pa.ChunkedArray, place: object) -> None:
+    if pc.count_distinct(ids).as_py() == len(ids) and not pc.any(pc.equal(pc.utf8_trim_whitespace(ids), "")).as_py():
+        return
     seen: dict[str, int] = {}
-    for row, value in enumerate(ids, start=1):
+    for row, value in enumerate(ids.to_pylist(), start=1):
         if not value.strip():
             raise DataError(f"column 'id', row {row}: empty, but every question needs one", place=place)
         if (first := seen.setdefault(value, row)) != row:

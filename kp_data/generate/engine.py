@@ -1,125 +1,91 @@
-"""The engine: a desk an account, a lane a teacher, retries that hold no slot, one writer committing in groups.
+"""The engine: a desk an account, a lane a teacher, retries that hold no slot, one clerk committing in groups.
 
 A call counts as done when its transaction is on disk; SIGKILL loses only calls in flight. A slow or failing teacher
-never holds up another.
+never holds up another. With a budget, money is reserved before a call goes out and settled when it comes back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import math
-import random
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
-from kp_data.config import Teacher
+from kp_data.config import Price, Teacher
 from kp_data.errors import TeacherError
 from kp_data.generate.account import Account
+from kp_data.generate.clerk import Clerk, clerk_of
+from kp_data.generate.estimate import reserve_usd
+from kp_data.generate.feed import Feed
+from kp_data.generate.lane import Attempt, Lane
 from kp_data.generate.plan import Cell, Plan
-from kp_data.generate.reading import CONTENT_ERRORS, read_cell
+from kp_data.generate.stopping import Stop, wait_out
 from kp_data.generate.tally import Limits, Tally
-from kp_data.store import Store, StoredCell
+from kp_data.store import Outcome, Store, StoredCell, to_nano
 from kp_data.teachers.transport import Call, CallFailed, Carrier, Endpoint, Reply
 
-_LOOKAHEAD: Final = 256
-_GROUP: Final = 256
-_FIRST_BACKOFF_S: Final = 0.5
-_LONGEST_BACKOFF_S: Final = 60.0
-_PATIENCE_FACTOR: Final = 4
+_GRACE_S: Final = 30.0
+"""How long calls in flight may still come back after a stop was asked for."""
 
 
-@dataclass(order=True, slots=True)
-class _Attempt:
-    ready_at: float
-    order: int
-    cell: Cell = field(compare=False)
-    tries: int = field(compare=False, default=0)
-    started: float = field(compare=False, default=0.0)
+@dataclass(slots=True)
+class Budget:
+    """What a store's cells may cost in all, over every run.
 
+    Attributes:
+        usd: US dollars.
+        prices: highest price of each teacher, by name.
+        left_usd: what may still be reserved, None before it is known.
+    """
 
-_Outcomes = asyncio.Queue[tuple[StoredCell, Tally] | None]
-
-
-class _Lane:
-    """The cells of one teacher: those still to come, and those that wait to be tried again."""
-
-    def __init__(self, teacher: Teacher, carrier: Carrier, cells: Iterator[Cell], tally: Tally, limits: Limits) -> None:
-        self.teacher, self.carrier, self.tally, self.limits = teacher, carrier, tally, limits
-        self._cells = cells
-        self._order = itertools.count()
-        self._waiting: list[_Attempt] = []
-        self._exhausted = False
-        self._random = random.Random(teacher.name)
-
-    def take(self, now: float) -> _Attempt | None:
-        """The next attempt whose time has come, None where there is none now."""
-        if self.tally.stopped is not None:
-            return None
-        if self._waiting and self._waiting[0].ready_at <= now:
-            attempt = heapq.heappop(self._waiting)
-            self.tally.retrying = len(self._waiting)
-            return attempt
-        cell = None if self._exhausted else next(self._cells, None)
-        self._exhausted = cell is None
-        return None if cell is None else _Attempt(now, next(self._order), cell)
-
-    def is_done(self) -> bool:
-        """Whether nothing is left to try; calls in flight may still come back."""
-        return self.tally.stopped is not None or (self._exhausted and not self._waiting)
-
-    def ready_in_s(self, now: float) -> float:
-        """Seconds until the first waiting attempt may be tried; infinity without one."""
-        waiting = self._waiting and self.tally.stopped is None
-        return self._waiting[0].ready_at - now if waiting else math.inf
-
-    def may_retry(self, attempt: _Attempt, failure: CallFailed) -> bool:
-        """Whether a failed attempt is tried again. Being told to wait is hardly a failure."""
-        allowed = self.limits.retries * (_PATIENCE_FACTOR if failure.overloaded else 1)
-        return failure.retryable and attempt.tries < allowed
-
-    def retry_later(self, attempt: _Attempt, failure: CallFailed) -> None:
-        """Put an attempt back; where the server named a time, not before it."""
-        backoff = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2**attempt.tries) * (0.5 + self._random.random())
-        wait_s = max(backoff, failure.retry_after_s or 0.0)
-        again = _Attempt(time.monotonic() + wait_s, next(self._order), attempt.cell, attempt.tries + 1)
-        heapq.heappush(self._waiting, again)
-        self.tally.retrying = len(self._waiting)
+    usd: float
+    prices: Mapping[str, Price]
+    left_usd: float | None = None
 
 
 class _Desk:
     """One account and the teachers behind it, asked in turn so that none of them waits for another."""
 
-    def __init__(self, account: Account, outcomes: _Outcomes, patience_s: float) -> None:
+    def __init__(self, account: Account, clerk: Clerk, limits: Limits, budget: Budget | None, stop: Stop) -> None:
         self.account = account
-        self._outcomes, self._patience_s = outcomes, patience_s
-        self._lanes: deque[_Lane] = deque()
+        self._clerk, self._limits, self._budget, self._stop = clerk, limits, budget, stop
+        self._lanes: deque[Lane] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
 
-    def add(self, lane: _Lane) -> None:
+    def add(self, lane: Lane) -> None:
         """One more teacher."""
+        lane.tally.account = self.account
         self._lanes.append(lane)
 
     async def run(self) -> None:
-        """Ask until nothing is left; calls in flight are cancelled with it."""
+        """Ask until nothing is left; calls in flight are cancelled with it.
+
+        Raises:
+            StoreError: the store cannot be read or written.
+        """
+        fillers = [asyncio.create_task(lane.fill(self._changed, self._limits.patience_s)) for lane in self._lanes]
+        ending = asyncio.create_task(self._wake_at_stop())
         try:
-            while True:
+            while not self._stop.asked.is_set():
                 self._changed.clear()
+                for filler in fillers:
+                    if filler.done():
+                        filler.result()
                 self._start_calls()
                 if not self._calls and all(lane.is_done() for lane in self._lanes):
                     return
                 self._give_up_if_dead()
                 await self._wait()
+            await wait_out(self._calls, self._stop, grace_s=_GRACE_S)
         finally:
-            for call in self._calls:
-                call.cancel()
-            await asyncio.gather(*self._calls, return_exceptions=True)
+            for task in (*self._calls, *fillers, ending):
+                task.cancel()
+            await asyncio.gather(*self._calls, *fillers, ending, return_exceptions=True)
 
     def _start_calls(self) -> None:
         account = self.account
@@ -132,7 +98,7 @@ class _Desk:
             lane.tally.in_flight += 1
             attempt.started = account.start(attempt.cell.expected_tokens)
 
-    def _next(self) -> tuple[_Lane, _Attempt] | None:
+    def _next(self) -> tuple[Lane, Attempt] | None:
         now = time.monotonic()
         for _ in range(len(self._lanes)):
             lane = self._lanes[0]
@@ -142,7 +108,7 @@ class _Desk:
         return None
 
     async def _wait(self) -> None:
-        """Until a call ends, a pause is over, or a retry is due."""
+        """Until a call ends, cells come, a pause is over, or a retry is due."""
         timeout_s = math.inf
         if self.account.has_room():
             pause_s = self.account.paused_s
@@ -153,40 +119,75 @@ class _Desk:
         except TimeoutError:
             return
 
+    async def _wake_at_stop(self) -> None:
+        await self._stop.asked.wait()
+        self._changed.set()
+
     def _ended(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
         self._changed.set()
 
     def _give_up_if_dead(self) -> None:
-        if self.account.silent_s > self._patience_s:
+        if self.account.silent_s > self._limits.patience_s:
             for lane in self._lanes:
-                lane.tally.stopped = lane.tally.stopped or f"no answer for {self._patience_s / 60:.0f} minutes"
+                self._close(lane, f"no answer for {self._limits.patience_s / 60:.0f} minutes")
 
-    async def _call(self, lane: _Lane, attempt: _Attempt) -> None:
+    def _close(self, lane: Lane, why: str) -> None:
+        """Ask a teacher no further; its open cells go back, for another run or another name of the same model."""
+        lane.tally.stopped = lane.tally.stopped or why
+        self._clerk.give_back(lane.drop())
+
+    async def _call(self, lane: Lane, attempt: Attempt) -> None:
         cell = attempt.cell
-        timeout_s = lane.teacher.timeout_s or lane.limits.timeout_s
         try:
+            if not await self._may_spend(cell, lane.tally):
+                self.account.answer_without_use()
+                lane.put_back(attempt)
+                self._close(lane, "the budget is used up")
+                return
+            asked_at = time.monotonic()
+            timeout_s = lane.teacher.timeout_s or self._limits.timeout_s
             reply = await lane.carrier.ask(Call(cell.messages, cell.parameters, timeout_s))
         except CallFailed as failure:
             self._note(attempt, failure)
-            if failure.fatal:
-                # Every further call would fail alike: stop this teacher, keep the cell open.
-                lane.tally.stopped = f"{failure.error}: {failure}"
-            elif lane.may_retry(attempt, failure):
-                lane.retry_later(attempt, failure)
-            else:
-                await self._outcomes.put((_failed(cell, failure, attempt.tries + 1), lane.tally))
+            await self._after_failure(lane, attempt, failure)
         except asyncio.CancelledError:
             self.account.answer_without_use()
+            self._clerk.charge(cell.key)
             raise
         else:
             self.account.succeed()
-            latency_s = self.account.clock() - attempt.started
-            await self._outcomes.put((_answered(cell, reply, attempt.tries + 1, latency_s), lane.tally))
+            if reply.limits is not None:
+                self.account.learn(reply.limits)
+            latency_s = time.monotonic() - asked_at
+            await self._clerk.record(_answered(cell, reply, attempt.tries + 1, latency_s), lane.tally)
         finally:
             lane.tally.in_flight -= 1
 
-    def _note(self, attempt: _Attempt, failure: CallFailed) -> None:
+    async def _may_spend(self, cell: Cell, tally: Tally) -> bool:
+        if self._budget is None:
+            return True
+        most = reserve_usd(self._budget.prices[cell.teacher], cell.messages, int(cell.parameters["max_tokens"]))
+        tally.unfunded += 1
+        try:
+            granted = await self._clerk.reserve(cell.key, to_nano(most))
+        finally:
+            tally.unfunded -= 1
+        self._budget.left_usd = self._budget.usd - self._clerk.committed / 1e9
+        return granted
+
+    async def _after_failure(self, lane: Lane, attempt: Attempt, failure: CallFailed) -> None:
+        if not failure.fatal and not lane.may_retry(attempt, failure, self._limits.retries):
+            await self._clerk.record(_failed(attempt, failure), lane.tally)
+            return
+        settle = self._clerk.charge if failure.may_be_billed else self._clerk.refund
+        settle(attempt.cell.key)
+        lane.retry_later(attempt, failure)
+        if failure.fatal:
+            # Every further call would fail alike: stop this teacher, keep the cell open.
+            self._close(lane, f"{failure.error}: {failure}")
+
+    def _note(self, attempt: Attempt, failure: CallFailed) -> None:
         """What a failure says about the account."""
         if failure.overloaded:
             self.account.refuse(attempt.started, failure.retry_after_s)
@@ -194,6 +195,8 @@ class _Desk:
             self.account.fail()
         else:
             self.account.answer_without_use()
+        if failure.limits is not None:
+            self.account.learn(failure.limits)
 
 
 async def ask_all(
@@ -204,8 +207,10 @@ async def ask_all(
     tallies: Sequence[Tally],
     *,
     retry_failed: Collection[str] = (),
+    budget: Budget | None = None,
+    stop: Stop | None = None,
 ) -> None:
-    """Ask every cell of a plan that the store does not hold yet.
+    """Ask every cell of a plan that the store does not hold yet and no other run is asking.
 
     Args:
         plan: the cells.
@@ -214,31 +219,46 @@ async def ask_all(
         limits: see there.
         tallies: one a teacher, in the plan's order; kept up to date while the run goes on.
         retry_failed: classes of paid failures to ask again; failed calls without a reply are always asked again.
+        budget: hard limit of what the store's cells may cost, None: none.
+        stop: by which a person ends the run.
 
     Raises:
         StoreError: an outcome could not be written; what was written stays.
     """
-    outcomes: _Outcomes = asyncio.Queue(maxsize=4 * _GROUP)
-    desks: dict[str, _Desk] = {}
-    # Two questions in the same words, or two names of one model, are one cell: asked once.
-    asked: set[str] = set()
-    for teacher, tally in zip(plan.teachers, tallies, strict=True):
-        name = account_of(teacher, plan.endpoints[teacher.name])
-        if name not in desks:
-            desks[name] = _Desk(_account(plan, name, limits), outcomes, limits.patience_s)
-        cells = _missing(plan, teacher, store, tally, retry_failed, asked)
-        desks[name].add(_Lane(teacher, carriers[teacher.name], cells, tally, limits))
-    writer = asyncio.create_task(_write(outcomes, store))
-    workers = [asyncio.create_task(desk.run()) for desk in desks.values()]
+    stop = stop or Stop()
+    async with clerk_of(store, budget=None if budget is None else math.floor(budget.usd * 1e9 + 1e-6)) as clerk:
+        desks: dict[str, _Desk] = {}
+        for teacher, tally in zip(plan.teachers, tallies, strict=True):
+            name = account_of(teacher, plan.endpoints[teacher.name])
+            if name not in desks:
+                desks[name] = _Desk(_account(plan, name, limits), clerk, limits, budget, stop)
+            feed = Feed(plan, teacher, clerk, tally, retry_failed)
+            desks[name].add(Lane(teacher, carriers[teacher.name], feed, tally))
+        await _run(clerk, list(desks.values()))
+
+
+async def _run(clerk: Clerk, desks: Sequence[_Desk]) -> None:
+    guards = [asyncio.create_task(clerk.run()), asyncio.create_task(clerk.beat())]
+    workers = [asyncio.create_task(desk.run()) for desk in desks]
     try:
-        await _all_or_first_error([writer], workers)
+        await _all_or_first_error(guards, workers)
     finally:
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
-        if not writer.done():
-            await outcomes.put(None)
-        await writer
+        clerk.close()
+        guards[1].cancel()
+        await guards[0]
+
+
+async def _all_or_first_error(guards: Sequence[asyncio.Task[Any]], workers: Sequence[asyncio.Task[Any]]) -> None:
+    """Wait for all workers; a guard that ends, or a worker that fails, ends the wait with its error."""
+    pending = set(workers)
+    while pending:
+        done, rest = await asyncio.wait({*pending, *guards}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        pending = rest - set(guards)
 
 
 def account_of(teacher: Teacher, endpoint: Endpoint) -> str:
@@ -272,58 +292,8 @@ async def check_all(carriers: dict[str, Carrier]) -> None:
         raise TeacherError("\n".join(str(problem) for problem in problems))
 
 
-async def _write(outcomes: _Outcomes, store: Store) -> None:
-    """Commit outcomes in groups: as many as have come while the last group was being written."""
-    more = True
-    while more:
-        group = [await outcomes.get()]
-        while len(group) < _GROUP and not outcomes.empty():
-            group.append(outcomes.get_nowait())
-        more = None not in group
-        kept = [outcome for outcome in group if outcome is not None]
-        await asyncio.to_thread(store.put, [cell for cell, _ in kept])
-        for cell, tally in kept:
-            _count(cell, tally)
-
-
-async def _all_or_first_error(guards: list[asyncio.Task[None]], workers: list[asyncio.Task[None]]) -> None:
-    """Wait for all workers; a guard that ends, or a worker that fails, ends the wait with its error."""
-    pending: set[asyncio.Task[None]] = set(workers)
-    while pending:
-        done, rest = await asyncio.wait({*pending, *guards}, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-        pending = rest - set(guards)
-
-
-def _missing(
-    plan: Plan, teacher: Teacher, store: Store, tally: Tally, retry_failed: Collection[str], asked: set[str]
-) -> Iterator[Cell]:
-    """The cells still to be asked, looked up in the store a few hundred at a time."""
-    cells = plan.cells(teacher)
-    while chunk := list(itertools.islice(cells, _LOOKAHEAD)):
-        keys = [cell.key for cell in chunk]
-        known = store.get(keys) if set(retry_failed) & set(CONTENT_ERRORS) else store.states(keys)
-        for cell in chunk:
-            held = known.get(cell.key, "")
-            if _is_settled(held, cell, retry_failed) or cell.key in asked:
-                tally.reused += 1
-            else:
-                asked.add(cell.key)
-                yield cell
-
-
-def _is_settled(held: StoredCell | str | None, cell: Cell, retry_failed: Collection[str]) -> bool:
-    """Whether what the store holds of a cell stands: a class of failure is a text, a reply is None or the cell."""
-    if isinstance(held, StoredCell):
-        response = read_cell(held, cell.question, teacher=cell.teacher, mode=cell.mode, sample=cell.sample)
-        return held.error is None and response.error not in retry_failed
-    # "" is not there; any other text is a call that brought no reply, and is asked again.
-    return held is None or (held in CONTENT_ERRORS and held not in retry_failed)
-
-
-def _answered(cell: Cell, reply: Reply, attempts: int, latency_s: float) -> StoredCell:
-    return StoredCell(
+def _answered(cell: Cell, reply: Reply, attempts: int, latency_s: float) -> Outcome:
+    stored = StoredCell(
         key=cell.key,
         request=cell.request,
         attempts=attempts,
@@ -338,20 +308,17 @@ def _answered(cell: Cell, reply: Reply, attempts: int, latency_s: float) -> Stor
         latency_s=latency_s,
         logprob=reply.logprob,
     )
+    return Outcome(stored, None if reply.cost_usd is None else to_nano(reply.cost_usd))
 
 
-def _failed(cell: Cell, failure: CallFailed, attempts: int) -> StoredCell:
-    now = datetime.now(UTC)
-    return StoredCell(cell.key, cell.request, attempts, now, error=failure.error, message=str(failure))
-
-
-def _count(cell: StoredCell, tally: Tally) -> None:
-    if cell.error is not None:
-        tally.failed[cell.error] += 1
-        tally.messages[cell.error] = cell.message or ""
-        return
-    tally.answered += 1
-    tally.prompt_tokens += cell.prompt_tokens or 0
-    tally.completion_tokens += cell.completion_tokens or 0
-    tally.cost_usd += cell.cost_usd or 0.0
-    tally.cost_unknown += cell.cost_usd is None
+def _failed(attempt: Attempt, failure: CallFailed) -> Outcome:
+    cell = attempt.cell
+    stored = StoredCell(
+        key=cell.key,
+        request=cell.request,
+        attempts=attempt.tries + 1,
+        created_at=datetime.now(UTC),
+        error=failure.error,
+        message=str(failure),
+    )
+    return Outcome(stored, None if failure.may_be_billed else 0)

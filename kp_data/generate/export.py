@@ -1,4 +1,7 @@
-"""From the cell store to the panel folder: the questions, every response in a fixed order, and how they came about."""
+"""From the cell store to the panel folder: the questions, every response in a fixed order, and how they came about.
+
+Responses are read, parsed and written a few hundred questions at a time, so a panel may be larger than memory.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,23 @@ import hashlib
 import importlib.metadata
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from kp_data.config import Teacher
 from kp_data.errors import DataError
-from kp_data.generate.plan import Plan
+from kp_data.generate.plan import Cell, Plan
 from kp_data.generate.reading import read_cell
-from kp_data.schema import SCHEMA_VERSION, Response
+from kp_data.schema import MODES, QUESTIONS, RESPONSES, SCHEMA_VERSION, Response
 from kp_data.store import Store
 from kp_data.tables import (
-    questions_of,
+    parquet_writer,
     read_json,
     read_questions,
     read_responses,
@@ -30,12 +35,14 @@ from kp_data.tables import (
 )
 from kp_data.teachers.prompts import PROMPT_VERSION
 
-_CHUNK = 256
-_OURS = re.compile(
+_QUESTIONS_A_BLOCK: Final = 1024
+_CELLS_A_LOOK: Final = 1024
+_CELL: Final = ("question_id", "teacher", "mode", "sample")
+_OURS: Final = re.compile(
     r"^(questions\.parquet|examples\.parquet|responses\.parquet|run\.json|report\.html|compare\.json|cells\.sqlite.*|"
     r"\.lock|\..*\.tmp)$"
 )
-EXAMPLES_FILE = "examples.parquet"
+EXAMPLES_FILE: Final = "examples.parquet"
 
 
 def check_out(out: Path, questions: pa.Table) -> pa.Table:
@@ -56,16 +63,13 @@ def check_out(out: Path, questions: pa.Table) -> pa.Table:
     if "questions.parquet" not in names:
         return questions
     old = read_questions(out / "questions.parquet")
-    before = {question.id: question for question in questions_of(old)}
-    after = {question.id: question for question in questions_of(questions)}
-    if not (before.keys() <= after.keys() or after.keys() <= before.keys()):
+    place = pc.index_in(questions["id"], value_set=old["id"])
+    known = pc.is_valid(place)
+    shared = pc.sum(known).as_py() or 0
+    if shared < min(old.num_rows, questions.num_rows):
         raise DataError("holds a panel of other questions; choose another --out", place=out)
-    for name, question in after.items():
-        if before.get(name, question) != question:
-            raise DataError(
-                f"question {name} differs from the one in the panel; choose another --out, or a new id", place=out
-            )
-    new = questions.filter(pa.array([name not in before for name in after], pa.bool_()))
+    _check_unchanged(old.take(place.filter(known)), questions.filter(known), out)
+    new = questions.filter(pc.invert(known))
     return pa.concat_tables([old, new], promote_options="default") if new.num_rows else old
 
 
@@ -109,70 +113,152 @@ def begin_panel(plan: Plan, out: Path, questions: pa.Table, pool: pa.Table | Non
     write_json(_run(plan, out), out / "run.json")
 
 
-def export_panel(plan: Plan, store: Store, out: Path) -> list[Response]:
-    """Write responses.parquet from what the store holds; returns the responses of this plan.
+def export_panel(plan: Plan, store: Store, out: Path, *, see: Callable[[Response], None] = lambda _: None) -> None:
+    """Write responses.parquet from what the store holds.
 
-    Responses of teachers or modes that this plan does not ask are kept. Rows stand in the order of the questions, then
-    of the teachers, modes and samples, so that the same store gives the same table.
+    Responses of teachers, modes or questions that this plan does not ask are kept. Rows stand in the order of the
+    questions, then of the teachers as run.json has them, then of modes and samples: the same store gives the same
+    table.
+
+    Args:
+        plan: the cells; its questions in the order of the panel's.
+        store: with their outcomes.
+        out: panel folder, begun.
+        see: told of every response of this plan.
 
     Raises:
         DataError: the folder cannot be written.
         StoreError: the store cannot be read.
     """
-    responses = list(_responses(plan, store))
-    table = table_of_responses(responses)
     path = out / "responses.parquet"
-    if path.exists():
-        table = _with_others(table, read_responses(path))
-    write_parquet(_in_order(table, read_questions(out / "questions.parquet")["id"].to_pylist()), path)
-    return responses
+    ids = read_questions(out / "questions.parquet")["id"].combine_chunks()
+    earlier = _Earlier(path, ids)
+    streams = [_Stream(plan, teacher, store, see) for teacher in plan.teachers]
+    teachers = pa.array([entry["name"] for entry in _teachers_before(out)], pa.string())
+    with parquet_writer(path, earlier.schema) as write:
+        for start in range(0, len(ids), _QUESTIONS_A_BLOCK):
+            block = ids.slice(start, _QUESTIONS_A_BLOCK)
+            asked = frozenset(block.to_pylist())
+            new = table_of_responses([row for stream in streams for row in stream.up_to(asked)])
+            kept = _without(earlier.up_to(start + len(block)), new)
+            both = pa.concat_tables([kept, new], promote_options="default")
+            write(_in_order(both, block, teachers).select(earlier.schema.names).cast(earlier.schema))
 
 
-def _responses(plan: Plan, store: Store) -> Iterator[Response]:
-    for teacher in plan.teachers:
-        cells = plan.cells(teacher)
-        while chunk := list(itertools.islice(cells, _CHUNK)):
-            held = store.get([cell.key for cell in chunk])
-            for cell in chunk:
+class _Stream:
+    """The responses of one teacher, in the order of the plan."""
+
+    def __init__(self, plan: Plan, teacher: Teacher, store: Store, see: Callable[[Response], None]) -> None:
+        self._cells = plan.cells(teacher)
+        self._store, self._see = store, see
+        self._ahead: Cell | None = next(self._cells, None)
+
+    def up_to(self, asked: frozenset[str]) -> Iterator[Response]:
+        """Those ahead whose questions are among these."""
+        while cells := list(itertools.islice(self._among(asked), _CELLS_A_LOOK)):
+            held = self._store.get([cell.key for cell in cells])
+            for cell in cells:
                 if stored := held.get(cell.key):
-                    yield read_cell(stored, cell.question, teacher=cell.teacher, mode=cell.mode, sample=cell.sample)
+                    one = read_cell(stored, cell.question, teacher=cell.teacher, mode=cell.mode, sample=cell.sample)
+                    self._see(one)
+                    yield one
+
+    def _among(self, asked: frozenset[str]) -> Iterator[Cell]:
+        while self._ahead is not None and self._ahead.question.id in asked:
+            cell, self._ahead = self._ahead, next(self._cells, None)
+            yield cell
 
 
-def _with_others(new: pa.Table, old: pa.Table) -> pa.Table:
-    """The old rows whose cell is not among the new ones, then the new ones; the old teachers keep their places."""
-    names = ("question_id", "teacher", "mode", "sample")
-    fresh = set(zip(*(new[name].to_pylist() for name in names), strict=True))
-    old_keys = zip(*(old[name].to_pylist() for name in names), strict=True)
-    kept = old.filter(pa.array([key not in fresh for key in old_keys], pa.bool_()))
-    if not kept.num_rows:
-        return new
-    places = {teacher: place for place, teacher in enumerate(dict.fromkeys(old["teacher"].to_pylist()))}
-    both = pa.concat_tables([kept, new], promote_options="default")
-    order = sorted(range(both.num_rows), key=lambda row: places.get(both["teacher"][row].as_py(), len(places)))
-    return both.take(pa.array(order))
+class _Earlier:
+    """The rows of an earlier export, in the order of the questions.
+
+    Attributes:
+        schema: of the table: ours, and whatever columns others have added.
+    """
+
+    def __init__(self, path: Path, ids: pa.Array) -> None:
+        self._rows: Iterator[pa.RecordBatch] = iter(())
+        self._ahead = RESPONSES.empty_table()
+        self._ids, self.schema = ids, RESPONSES
+        if not path.exists():
+            return
+        file = pq.ParquetFile(path)
+        place = np.asarray(pc.index_in(file.read(["question_id"])["question_id"], value_set=ids).fill_null(len(ids)))
+        if file.schema_arrow.equals(RESPONSES) and bool((np.diff(place) >= 0).all()):
+            self._rows = file.iter_batches(batch_size=_CELLS_A_LOOK)
+            return
+        # Another tool's table, or another order: then as a whole.
+        table = read_responses(path)
+        self._ahead, self.schema = table.take(pa.array(np.argsort(place, kind="stable"))), table.schema
+
+    def up_to(self, end: int) -> pa.Table:
+        """The rows ahead whose questions stand before this place."""
+        while (inside := self._inside(end)) == self._ahead.num_rows and (more := next(self._rows, None)) is not None:
+            self._ahead = pa.concat_tables([self._ahead, pa.Table.from_batches([more])])
+        rows, self._ahead = self._ahead.slice(0, inside), self._ahead.slice(inside)
+        return rows
+
+    def _inside(self, end: int) -> int:
+        place = pc.index_in(self._ahead["question_id"], value_set=self._ids.slice(0, end))
+        return int(self._ahead.num_rows - place.null_count)
 
 
-def _in_order(table: pa.Table, ids: list[str]) -> pa.Table:
-    """Rows by question; the sort is stable, so teachers, modes and samples keep the order they came in."""
-    place = {name: position for position, name in enumerate(ids)}
-    positions = [place[name] for name in table["question_id"].to_pylist()]
-    return table.take(pa.array(sorted(range(len(positions)), key=positions.__getitem__), pa.int64()))
+def _without(old: pa.Table, new: pa.Table) -> pa.Table:
+    """The old rows whose cell is not among the new ones."""
+    fresh = set(zip(*(new[name].to_pylist() for name in _CELL), strict=True))
+    cells = zip(*(old[name].to_pylist() for name in _CELL), strict=True)
+    return old.filter(pa.array([cell not in fresh for cell in cells], pa.bool_()))
+
+
+def _in_order(table: pa.Table, ids: pa.Array, teachers: pa.Array) -> pa.Table:
+    """Rows by question, teacher, mode and sample."""
+    keys = pa.table(
+        {
+            "question": pc.index_in(table["question_id"], value_set=ids),
+            "teacher": pc.index_in(table["teacher"], value_set=teachers),
+            "mode": pc.index_in(table["mode"], value_set=pa.array(MODES)),
+            "sample": table["sample"],
+        }
+    )
+    return table.take(pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names]))
+
+
+def _check_unchanged(before: pa.Table, after: pa.Table, out: Path) -> None:
+    for name in QUESTIONS.names:
+        same = _equal(before[name], after[name])
+        if not same.all():
+            row = int((~same).argmax())
+            raise DataError(
+                f"question {after['id'][row]} differs from the one in the panel; choose another --out, or a new id",
+                place=out,
+            )
+
+
+def _equal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> np.ndarray[Any, Any]:
+    if pa.types.is_list(one.type):
+        # No kernel compares lists; missing ones are empty.
+        pairs = zip(one.to_pylist(), other.to_pylist(), strict=True)
+        return np.array([(a or []) == (b or []) for a, b in pairs], dtype=bool)
+    both_null = pc.and_(one.is_null(), other.is_null())
+    return np.asarray(pc.or_(pc.fill_null(pc.equal(one, other), False), both_null))
 
 
 def _run(plan: Plan, out: Path) -> dict[str, Any]:
     """What went into the panel. No time and no secret: the same run writes the same bytes."""
-    asked = [question.id for question in plan.questions]
+    asked = len(plan.questions) < pq.read_metadata(out / "questions.parquet").num_rows
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "panel",
         "prompt_version": PROMPT_VERSION,
         "questions_sha256": hashlib.sha256((out / "questions.parquet").read_bytes()).hexdigest(),
         # Only where a run asked about some of the questions.
-        "asked_questions": asked if len(asked) < pq.read_metadata(out / "questions.parquet").num_rows else None,
+        "asked_questions": [question.id for question in plan.questions] if asked else None,
         "modes": list(plan.modes),
         "samples": plan.samples,
         "examples": plan.examples,
         "seed": plan.seed,
+        # Only where a router chose whom to ask.
+        "routed": None if plan.routed is None else list(plan.routed),
         "teachers": [
             # Teachers of earlier runs whose responses are kept.
             *(entry for entry in _teachers_before(out) if entry["name"] not in {one.name for one in plan.teachers}),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from kp_data.config import Teacher
@@ -44,7 +46,7 @@ class Plan:
     """The matrix of cells of a run. Cells are made when they are looked at, so a plan is small whatever its size.
 
     Attributes:
-        questions: in the order of the panel.
+        questions: in the order of the panel; may be rows that are made when they are looked at.
         teachers: in the order of the panel.
         endpoints: where each teacher is asked, by name.
         modes: what is asked.
@@ -54,20 +56,22 @@ class Plan:
         pool: solved questions that examples are drawn from. It is the panel's own from its first run on: a pool that
             grew with the questions would change every prompt.
         example_rationales: rationale of a question of the pool by its id, where its source gave one.
+        routed: name of the one teacher that each question is asked of, in the order of the questions; None: all are.
     """
 
-    questions: tuple[Question, ...]
+    questions: Sequence[Question]
     teachers: tuple[Teacher, ...]
     endpoints: dict[str, Endpoint]
     modes: tuple[Mode, ...]
     samples: int = 1
     examples: int = 0
     seed: int = 0
-    pool: tuple[Question, ...] = ()
+    pool: Sequence[Question] = ()
     example_rationales: dict[str, str] | None = None
+    routed: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if "teacher_forced" in self.modes and not any(question.answer is not None for question in self.questions):
+        if "teacher_forced" in self.modes and not self.num_solved:
             raise DataError("teacher-forced answers need gold answers, and no question here has one; ask --mode blind")
         if self.examples and len(self.pool) <= self.examples:
             raise DataError(
@@ -77,7 +81,9 @@ class Plan:
 
     def cells(self, teacher: Teacher) -> Iterator[Cell]:
         """The cells of one teacher, question by question. Without a gold answer a question is asked blind only."""
-        for question in self.questions:
+        for question, only in zip(self.questions, self.routed or itertools.repeat(None), strict=False):
+            if only is not None and only != teacher.name:
+                continue
             for mode in self.modes:
                 if mode == "teacher_forced" and question.answer is None:
                     continue
@@ -85,10 +91,24 @@ class Plan:
                 for sample in range(self.samples):
                     yield self._cell(question, teacher, mode, sample, messages)
 
-    def count(self) -> int:
-        """How many cells each teacher has."""
-        forced = sum(question.answer is not None for question in self.questions)
-        return self.samples * sum(forced if mode == "teacher_forced" else len(self.questions) for mode in self.modes)
+    def count(self, teacher: Teacher) -> int:
+        """How many cells a teacher has."""
+        asked, solved = self._sizes.get(None if self.routed is None else teacher.name, (0, 0))
+        return self.samples * sum(solved if mode == "teacher_forced" else asked for mode in self.modes)
+
+    @property
+    def num_solved(self) -> int:
+        """Questions with a gold answer: those that can be asked teacher-forced."""
+        return sum(solved for _, solved in self._sizes.values())
+
+    @cached_property
+    def _sizes(self) -> dict[str | None, tuple[int, int]]:
+        """Teacher, or None for all of them, to how many questions are asked of it, and how many of those are solved."""
+        sizes: dict[str | None, tuple[int, int]] = {}
+        for question, only in zip(self.questions, self.routed or itertools.repeat(None), strict=False):
+            asked, solved = sizes.get(only, (0, 0))
+            sizes[only] = (asked + 1, solved + (question.answer is not None))
+        return sizes
 
     def _messages(self, question: Question, mode: Mode) -> list[Message]:
         examples = pick_examples(self.pool, question, k=self.examples, seed=self.seed)

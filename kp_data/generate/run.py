@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
 from kp_data.config import Generate, Teacher
 from kp_data.console import say
 from kp_data.errors import ConfigError, DataError, TeacherError
-from kp_data.generate.engine import ask_all, check_all
+from kp_data.generate.engine import Budget, ask_all, check_all
 from kp_data.generate.export import begin_panel, check_out, check_teachers, example_pool, export_panel
 from kp_data.generate.plan import Plan
 from kp_data.generate.progress import live_view
+from kp_data.generate.reading import CONTENT_ERRORS
 from kp_data.generate.status import rationales_of
+from kp_data.generate.stopping import Stop
 from kp_data.generate.tally import Limits, Tally
 from kp_data.questions import load_questions, select_questions
-from kp_data.schema import ERROR_CLASSES, Mode, Response
+from kp_data.schema import ERROR_CLASSES, Mode, Question, Response
 from kp_data.store import Store
-from kp_data.tables import questions_of
+from kp_data.tables import Questions
+from kp_data.teachers.prices import ceiling_of
 from kp_data.teachers.transport import PRACTICE_PREFIX, Carrier, Endpoint, make_carrier, resolve_endpoint
 
+Route = Callable[[Sequence[Question]], Sequence[str]]
+"""Questions to the name of the teacher that each is to be asked of."""
+_LOCK_S: Final = 300.0
 _MODES: Final[Mapping[str, tuple[Mode, ...]]] = {
     "blind": ("blind",),
     "teacher-forced": ("teacher_forced",),
@@ -89,8 +96,11 @@ def generate_panel(
     options: Generate,
     columns: Mapping[str, str] | None = None,
     retry_failed: Collection[str] = (),
+    route: Route | None = None,
 ) -> Summary:
     """Ask every teacher every question of a source, and write the panel; resumes by itself.
+
+    Several runs may fill one panel at the same time: none asks a cell that another is asking.
 
     Args:
         source: see `questions.load_questions`.
@@ -99,69 +109,154 @@ def generate_panel(
         options: how.
         columns: our column name to the source's own, where they differ.
         retry_failed: classes of paid failures (`refused`, `truncated`, `empty`) to ask again.
+        route: chooses the one teacher that each question is asked of; None: all are asked.
 
     Raises:
         KpError: bad input, an unreachable teacher, a store that cannot be written; one message each.
+        KeyboardInterrupt: a person ended the run; what was done is saved.
     """
-    if unknown := [name for name in retry_failed if name not in ERROR_CLASSES]:
-        raise ConfigError(f"--retry-failed {unknown[0]}: no such class; there are {', '.join(ERROR_CLASSES)}")
+    with ExitStack() as stack:
+        job = prepare(source, out=out, teachers=teachers, options=options, columns=columns, route=route, stack=stack)
+        run = _Run(job, retry_failed)
+        tallies = asyncio.run(run.ask())
+        return run.summary(tallies)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is to do, before anything is asked or written.
+
+    Attributes:
+        plan: the cells.
+        table: of the plan's questions.
+        pool: solved questions for in-context examples, None without them.
+        out: panel folder.
+        options: as given.
+        budget: hard limit, None without one.
+    """
+
+    plan: Plan
+    table: pa.Table
+    pool: pa.Table | None
+    out: Path
+    options: Generate
+    budget: Budget | None
+
+
+def prepare(
+    source: str,
+    *,
+    out: Path,
+    teachers: Sequence[Teacher],
+    options: Generate,
+    columns: Mapping[str, str] | None,
+    route: Route | None,
+    stack: ExitStack,
+) -> Job:
+    """Read and check everything that a run needs; arguments as for `generate_panel`.
+
+    Args:
+        stack: gets what must be closed when the run is over, such as a practice server.
+    """
     everything = load_questions(source, columns=columns)
     table = select_questions(everything, split=options.split, limit=options.limit, place=source)
-    with ExitStack() as stack:
-        teachers = _known(teachers or _practice_teachers(source))
-        base = _practice_base(teachers, stack)
-        endpoints = {t.name: resolve_endpoint(t, options.transport, practice_base=base) for t in teachers}
-        panel_questions = check_out(out, table)
-        pool = example_pool(out, everything) if options.examples else None
-        plan = _plan(table, pool, teachers, endpoints, options)
-        check_teachers(out, plan)
-        run = _Run(plan, pool, out, options, retry_failed)
-        tallies = asyncio.run(run.ask(panel_questions))
-    return run.summary(tallies)
+    teachers = _known(teachers or _practice_teachers(source))
+    budget = _budget(teachers, options.budget)
+    base = _practice_base(teachers, stack)
+    endpoints = {t.name: resolve_endpoint(t, options.transport, practice_base=base) for t in teachers}
+    table = _in_panel_order(table, check_out(out, table))
+    pool = example_pool(out, everything) if options.examples else None
+    plan = _plan(table, pool, teachers, endpoints, options, route)
+    check_teachers(out, plan)
+    return Job(plan, table, pool, out, options, budget)
 
 
 class _Run:
-    def __init__(
-        self, plan: Plan, pool: pa.Table | None, out: Path, options: Generate, retry_failed: Collection[str]
-    ) -> None:
-        self._plan, self._pool, self._out = plan, pool, out
-        self._options, self._retry_failed = options, retry_failed
-        self._responses: list[Response] = []
+    def __init__(self, job: Job, retry_failed: Collection[str]) -> None:
+        if unknown := [name for name in retry_failed if name not in ERROR_CLASSES]:
+            raise ConfigError(f"--retry-failed {unknown[0]}: no such class; there are {', '.join(ERROR_CLASSES)}")
+        self._job, self._retry_failed = job, retry_failed
+        self._unusable: dict[str, Counter[str]] = {teacher.name: Counter() for teacher in job.plan.teachers}
 
-    async def ask(self, panel_questions: pa.Table) -> list[Tally]:
-        plan = self._plan
+    async def ask(self) -> list[Tally]:
+        plan = self._job.plan
         carriers: dict[str, Carrier] = {}
         try:
             for teacher in plan.teachers:
                 carriers[teacher.name] = make_carrier(teacher, plan.endpoints[teacher.name])
             await check_all(carriers)
             # Nothing is written before every teacher has been found.
-            with _locked(self._out):
-                return await self._ask_and_export(carriers, panel_questions)
+            return await self._ask_and_export(carriers)
         finally:
             for carrier in carriers.values():
                 await carrier.close()
 
-    async def _ask_and_export(self, carriers: dict[str, Carrier], panel_questions: pa.Table) -> list[Tally]:
-        options = self._options
-        store = Store.of_folder(self._out, options.store)
+    async def _ask_and_export(self, carriers: dict[str, Carrier]) -> list[Tally]:
+        job = self._job
+        with _locked(job.out):
+            # Once more, now that nobody else writes: another run may have begun the panel meanwhile.
+            questions = check_out(job.out, job.table)
+            check_teachers(job.out, job.plan)
+            begin_panel(job.plan, job.out, questions, job.pool)
+        store = Store.of_folder(job.out, job.options.store)
         try:
-            begin_panel(self._plan, self._out, panel_questions, self._pool)
-            limits = Limits(options.concurrency, options.retries, options.timeout_s)
-            tallies = [Tally(teacher.name, self._plan.count()) for teacher in self._plan.teachers]
-            async with live_view(tallies):
-                await ask_all(self._plan, carriers, store, limits, tallies, retry_failed=self._retry_failed)
-            self._responses = export_panel(self._plan, store, self._out)
-            return tallies
+            tallies = [Tally(teacher.name, job.plan.count(teacher)) for teacher in job.plan.teachers]
+            stop = await self._ask(carriers, store, tallies)
+            say("writing the panel")
+            with _locked(job.out):
+                export_panel(job.plan, store, job.out, see=self._see)
         finally:
             store.close()
+        if stop.asked.is_set() and any(tally.left for tally in tallies):
+            raise KeyboardInterrupt
+        return tallies
+
+    async def _ask(self, carriers: dict[str, Carrier], store: Store, tallies: Sequence[Tally]) -> Stop:
+        options, stop = self._job.options, Stop()
+        limits = Limits(options.concurrency, options.retries, options.timeout_s)
+        budget = self._job.budget
+        async with live_view(tallies, stop=stop, budget_left_usd=lambda: budget.left_usd if budget else None):
+            await ask_all(
+                self._job.plan,
+                carriers,
+                store,
+                limits,
+                tallies,
+                retry_failed=self._retry_failed,
+                budget=budget,
+                stop=stop,
+            )
+        return stop
+
+    def _see(self, response: Response) -> None:
+        if response.error in CONTENT_ERRORS:
+            self._unusable[response.teacher][response.error] += 1
 
     def summary(self, tallies: Sequence[Tally]) -> Summary:
-        unusable: dict[str, Counter[str]] = {tally.teacher: Counter() for tally in tallies}
-        for response in self._responses:
-            if response.error in ("refused", "truncated", "empty"):
-                unusable[response.teacher][response.error] += 1
-        return Summary(self._out, len(self._plan.questions), tuple(tallies), unusable)
+        return Summary(self._job.out, len(self._job.plan.questions), tuple(tallies), self._unusable)
+
+
+def _budget(teachers: Sequence[Teacher], usd: float | None) -> Budget | None:
+    """The hard limit of a run.
+
+    Raises:
+        ConfigError: the price of a teacher is not known: its calls could cost anything.
+    """
+    if usd is None:
+        return None
+    prices = {teacher.name: ceiling_of(teacher) for teacher in teachers}
+    if unknown := [name for name, price in prices.items() if price is None]:
+        raise ConfigError(
+            f"--budget: the price of {', '.join(unknown)} is not known; give it in kp.yaml "
+            "(price: {input: …, output: …}, US dollars per million tokens), or leave out the budget"
+        )
+    return Budget(usd, {name: price for name, price in prices.items() if price is not None})
+
+
+def _in_panel_order(table: pa.Table, panel: pa.Table) -> pa.Table:
+    """Questions in the order that they have in the panel: what is asked and what is written then go hand in hand."""
+    place = pc.index_in(table["id"], value_set=panel["id"])
+    return table.take(pc.sort_indices(place))
 
 
 def _plan(
@@ -170,23 +265,43 @@ def _plan(
     teachers: Sequence[Teacher],
     endpoints: dict[str, Endpoint],
     options: Generate,
+    route: Route | None,
 ) -> Plan:
-    questions = tuple(questions_of(table))
+    questions = Questions(table)
     modes = _MODES[options.mode]
-    unlabelled = sum(question.answer is None for question in questions)
+    unlabelled = table["answer"].null_count
     if "teacher_forced" in modes and 0 < unlabelled < len(questions):
         say(f"{unlabelled} of {len(questions)} questions have no gold answer: those are not asked teacher-forced")
     return Plan(
         questions=questions,
         teachers=tuple(teachers),
         endpoints=endpoints,
+        routed=_routed(questions, teachers, route),
         modes=modes,
         samples=options.samples,
         examples=options.examples,
         seed=options.seed,
-        pool=tuple(questions_of(pool)) if pool is not None else (),
+        pool=Questions(pool) if pool is not None else (),
         example_rationales=rationales_of(pool),
     )
+
+
+def _routed(questions: Sequence[Question], teachers: Sequence[Teacher], route: Route | None) -> list[str] | None:
+    """The one teacher of each question.
+
+    Raises:
+        ConfigError: the router chose a teacher that this run does not have.
+    """
+    if route is None:
+        return None
+    names = {teacher.name: teacher.name for teacher in teachers}
+    routed = [names.get(chosen, chosen) for chosen in route(questions)]
+    if unknown := sorted(set(routed) - names.keys()):
+        raise ConfigError(
+            f"the router chooses among teachers called {', '.join(unknown)} too, which this run does not have; "
+            f"teachers here: {', '.join(names)}"
+        )
+    return routed
 
 
 def _practice_teachers(source: str) -> tuple[Teacher, ...]:
@@ -231,13 +346,19 @@ def _practice_base(teachers: Sequence[Teacher], stack: ExitStack) -> str | None:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Only one run at a time fills a panel folder: two would pay for the same cells."""
+    """Only one run at a time writes the tables of a panel folder; cells have their own leases.
+
+    Raises:
+        DataError: the folder cannot be written, or another run has held it for minutes.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock")
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_LOCK_S)
     except Timeout as error:
-        raise DataError("another run is filling this panel; wait for it, or choose another --out", place=out) from error
+        raise DataError(
+            "another run has been writing this panel for minutes; run again when it is done", place=out
+        ) from error
     except OSError as error:
         raise DataError(f"cannot be written ({error.strerror}); choose another --out", place=out) from error
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from kp_data.config import Teacher
@@ -22,7 +23,7 @@ from kp_data.generate.export import EXAMPLES_FILE
 from kp_data.generate.plan import Cell, Plan
 from kp_data.generate.reading import CONTENT_ERRORS, read_cell
 from kp_data.store import Store, StoredCell
-from kp_data.tables import questions_of, read_json, read_questions
+from kp_data.tables import Questions, read_json, read_questions
 from kp_data.teachers.transport import Endpoint
 
 _CHUNK: Final = 256
@@ -123,14 +124,15 @@ def plan_of_folder(folder: Path) -> Plan:
         identities = {entry["name"]: str(entry["identity"]) for entry in run["teachers"]}
         names = set(run["asked_questions"]) if run.get("asked_questions") is not None else None
         return Plan(
-            questions=tuple(one for one in questions_of(table) if names is None or one.id in names),
+            questions=Questions(table if names is None else table.filter(pc.is_in(table["id"], value_set=names))),
             teachers=teachers,
             endpoints={name: Endpoint("", "", identity, None) for name, identity in identities.items()},
             modes=tuple(run["modes"]),
             samples=int(run["samples"]),
             examples=int(run["examples"]),
             seed=int(run["seed"]),
-            pool=tuple(questions_of(pool)) if pool is not None else (),
+            pool=Questions(pool) if pool is not None else (),
+            routed=run.get("routed"),
             example_rationales=rationales_of(pool),
         )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
@@ -158,7 +160,7 @@ def _open(folder: Path, url: str | None) -> Store:
 
 
 def _status(plan: Plan, teacher: Teacher, store: Store) -> TeacherStatus:
-    status = TeacherStatus(teacher.name, plan.count())
+    status = TeacherStatus(teacher.name, plan.count(teacher))
     cells = plan.cells(teacher)
     while chunk := list(itertools.islice(cells, _CHUNK)):
         held = store.get([cell.key for cell in chunk])

@@ -4,6 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+Reason = Literal["", "overloaded", "errors", "rate"]
+"""Why an account asks less than it might: the server said it is overloaded, calls fail one after another, or its rate
+of requests or tokens is used up; empty: it does not."""
+
+
+class AccountView(Protocol):
+    """What the live view reads of an account; several teachers may share one."""
+
+    @property
+    def limit(self) -> float:
+        """Calls in flight that are allowed now."""
+
+    @property
+    def in_flight(self) -> int:
+        """Calls in flight, of all teachers behind the account."""
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds until the next call may start, 0 when it may start now."""
+
+    @property
+    def reason(self) -> Reason:
+        """Why it is paused or slowed down."""
 
 
 @dataclass
@@ -25,6 +50,18 @@ class Tally:
     """Class of failure to the last message of one."""
     stopped: str | None = None
     """Why this teacher is asked no further, None while it is."""
+    retry_at: float | None = None
+    """When the first of those that wait may be tried again, on the monotonic clock; None when none waits."""
+    retry_why: str = ""
+    """Class of the failure that the last one of those that wait had."""
+    at_provider: int = 0
+    """Cells in batch jobs that a provider is working on."""
+    elsewhere: int = 0
+    """Cells that another run is asking now."""
+    unfunded: int = 0
+    """Of those in flight, calls that wait for money: what is left of the budget is held by others."""
+    account: AccountView | None = field(default=None, repr=False, compare=False)
+    """Whose limits hold for this teacher, None before the run has begun."""
 
     @property
     def done(self) -> int:

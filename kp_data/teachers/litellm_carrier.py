@@ -13,7 +13,10 @@ from typing import Any
 
 from kp_data.config import Teacher
 from kp_data.errors import TeacherError
-from kp_data.teachers.direct import failure_of_status, mean_logprob, retry_after
+from kp_data.teachers.direct import failure_of_status, mean_logprob
+from kp_data.teachers.limits import read_limits
+from kp_data.teachers.parameters import refused_parameter, remedy_for
+from kp_data.teachers.prices import price_of
 from kp_data.teachers.transport import Call, CallFailed, Endpoint, Reply, parameters_of
 
 _KEYLESS = "none"
@@ -83,7 +86,7 @@ class LitellmCarrier:
                 **call.parameters,
             )
         except Exception as error:
-            raise _failure(litellm, error) from None
+            raise self._failure(litellm, error, call) from None
         return self._reply(litellm, response)
 
     async def close(self) -> None:
@@ -113,7 +116,9 @@ class LitellmCarrier:
             raise CallFailed("bad_response", "not a chat completion", retryable=True) from error
         usage = getattr(response, "usage", None)
         counts = {name: getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")}
-        listed = None if self._endpoint.api_base is not None else _listed_cost(litellm, response)
+        # Asked only where our own look-up knows no price: it takes time, and loses to ours anyway.
+        is_listed = self._endpoint.api_base is None and price_of(self._teacher) is None
+        headers = (getattr(response, "_hidden_params", None) or {}).get("additional_headers") or {}
         logprobs: Any = getattr(choice, "logprobs", None)
         return Reply.of(
             self._teacher,
@@ -122,9 +127,38 @@ class LitellmCarrier:
             reasoning=getattr(message, "reasoning_content", None),
             finish_reason=choice.finish_reason,
             model=getattr(response, "model", None),
-            cost_usd=listed,
+            cost_usd=_listed_cost(litellm, response) if is_listed else None,
+            limits=read_limits(headers, scope=self._endpoint.model),
             logprob=mean_logprob(logprobs.model_dump() if hasattr(logprobs, "model_dump") else logprobs),
         )
+
+    def _failure(self, litellm: Any, error: Exception, call: Call) -> CallFailed:
+        """litellm's exceptions as our classes. The message is the provider's; keys are never part of it."""
+        message = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        headers = _headers_of(error)
+        about: dict[str, Any] = {
+            "sent": call.parameters,
+            "teacher": self._teacher.name,
+            "scope": self._endpoint.model,
+        }
+        if isinstance(error, litellm.exceptions.Timeout):
+            return CallFailed("timeout", message, retryable=True)
+        if isinstance(error, litellm.exceptions.RateLimitError):
+            body = getattr(error, "body", None)
+            code = body.get("code") if isinstance(body, dict) else None
+            return failure_of_status(429, f"{message} ({code})" if code else message, headers, **about)
+        if isinstance(error, litellm.exceptions.APIConnectionError):
+            return CallFailed("bad_response", message, retryable=True)
+        if isinstance(error, litellm.exceptions.UnsupportedParamsError):
+            parameter = refused_parameter(message, call.parameters)
+            remedy = f"; {remedy_for(parameter, self._teacher.name)}" if parameter is not None else ""
+            return CallFailed("bad_response", message + remedy, retryable=False, fatal=True, parameter=parameter)
+        if isinstance(error, litellm.exceptions.ContentPolicyViolationError):
+            return CallFailed("refused", message, retryable=False)
+        status = getattr(error, "status_code", None)
+        if isinstance(status, int):
+            return failure_of_status(status, message, headers, **about)
+        return CallFailed("bad_response", message, retryable=True)
 
 
 def _listed_cost(litellm: Any, response: Any) -> float | None:
@@ -137,23 +171,7 @@ def _listed_cost(litellm: Any, response: Any) -> float | None:
     return float(cost) or None
 
 
-def _failure(litellm: Any, error: Exception) -> CallFailed:
-    """litellm's exceptions as our classes. The message is the provider's; keys are never part of it."""
-    message = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-    response = getattr(error, "response", None)
-    headers = getattr(response, "headers", None) or {}
-    if isinstance(error, litellm.exceptions.Timeout):
-        return CallFailed("timeout", message, retryable=True)
-    if isinstance(error, litellm.exceptions.RateLimitError):
-        return CallFailed("rate_limited", message, retryable=True, overloaded=True, retry_after_s=retry_after(headers))
-    if isinstance(error, litellm.exceptions.APIConnectionError):
-        return CallFailed("bad_response", message, retryable=True)
-    if isinstance(error, litellm.exceptions.UnsupportedParamsError):
-        remedy = "; in kp.yaml, `temperature: null` sends none"
-        return CallFailed("bad_response", message + remedy, retryable=False, fatal=True)
-    if isinstance(error, litellm.exceptions.ContentPolicyViolationError):
-        return CallFailed("refused", message, retryable=False)
-    status = getattr(error, "status_code", None)
-    if isinstance(status, int):
-        return failure_of_status(status, message, headers)
-    return CallFailed("bad_response", message, retryable=True)
+def _headers_of(error: Exception) -> Any:
+    """The headers of the response behind an exception, wherever litellm keeps them."""
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    return headers or getattr(error, "litellm_response_headers", None) or {}

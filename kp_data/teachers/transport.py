@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
+from kp_data.config import PRACTICE_PREFIX as PRACTICE_PREFIX
 from kp_data.config import Teacher, Transport
 from kp_data.errors import ConfigError, TeacherError
+from kp_data.teachers.limits import RateLimits
+from kp_data.teachers.prices import cost_usd, price_of
 from kp_data.teachers.prompts import Message
 
-PRACTICE_PREFIX: Final = "practice/"
 _keys_in_use: Final[set[str]] = set()
 """Keys that teachers of this process use, under whatever name the environment has them; only `redact` reads it."""
 
@@ -24,6 +26,7 @@ _DIALECT_PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
     "together_ai": ("https://api.together.xyz/v1", "TOGETHER_API_KEY"),
     "openrouter": ("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
 }
+_ANTHROPIC: Final = ("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY")
 # litellm's names for local servers that speak the dialect; behind a URL the rest of the name is the model.
 _LOCAL_PREFIXES: Final = (
     "openai",
@@ -56,7 +59,9 @@ class Call:
 class Reply:
     """What a teacher sent back; None where the endpoint did not say.
 
-    `logprob` is the mean log-probability of the reply's tokens, in nats.
+    `logprob` is the mean log-probability of the reply's tokens, in nats. `limits` is what the server said about its
+    rate limits. `ignored` names parameters that were sent and, as the reply shows, not followed. Both concern the
+    moment and are not stored.
     """
 
     text: str
@@ -67,13 +72,15 @@ class Reply:
     completion_tokens: int | None = None
     cost_usd: float | None = None
     logprob: float | None = None
+    limits: RateLimits | None = field(default=None, compare=False)
+    ignored: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, teacher: Teacher, *, text: str, usage: Mapping[str, Any], **fields: Any) -> Reply:
         """A reply of whatever an endpoint sent: what is not of the right type is unknown, half a character is replaced.
 
         Args:
-            teacher: for its price.
+            teacher: for its price, and what was asked of it.
             text: what it wrote.
             usage: token counts, as far as the endpoint gave any.
             fields: the other attributes; `cost_usd` only where the teacher's own price is not known.
@@ -88,6 +95,8 @@ class Reply:
             completion_tokens=wrote,
             cost_usd=fields.get("cost_usd") if cost is None else cost,
             logprob=fields.get("logprob"),
+            limits=fields.get("limits"),
+            ignored=_ignored(teacher, text, wrote, fields.get("logprob")),
         )
 
 
@@ -100,6 +109,9 @@ class CallFailed(Exception):
         fatal: whether every further call to this teacher would fail the same way.
         overloaded: whether the server asked for fewer calls, and is otherwise well.
         retry_after_s: how long the server asks to wait, in seconds.
+        may_be_billed: whether the provider may charge for it although no reply came; when in doubt it may.
+        limits: what the server said about its rate limits, None where nothing.
+        parameter: the parameter that the server does not take, where that is why.
     """
 
     def __init__(
@@ -111,6 +123,9 @@ class CallFailed(Exception):
         fatal: bool = False,
         overloaded: bool = False,
         retry_after_s: float | None = None,
+        may_be_billed: bool = True,
+        limits: RateLimits | None = None,
+        parameter: str | None = None,
     ) -> None:
         super().__init__(redact(message))
         self.error = error
@@ -118,6 +133,9 @@ class CallFailed(Exception):
         self.fatal = fatal
         self.overloaded = overloaded
         self.retry_after_s = retry_after_s
+        self.may_be_billed = may_be_billed
+        self.limits = limits
+        self.parameter = parameter
 
 
 class Carrier(Protocol):
@@ -190,6 +208,32 @@ def resolve_endpoint(teacher: Teacher, transport: Transport, *, practice_base: s
     return Endpoint("litellm", teacher.model, f"|{teacher.model}", None, key)
 
 
+def resolve_batch_endpoint(teacher: Teacher, kind: str, *, practice_base: str | None = None) -> Endpoint:
+    """Where a teacher's batch API is, whatever carries its single calls; the identity is the same.
+
+    Args:
+        teacher: as configured.
+        kind: the dialect, `openai` or `anthropic`.
+        practice_base: see `resolve_endpoint`.
+
+    Raises:
+        TeacherError: the environment variable with its key is not set.
+        ConfigError: nothing says where its provider's batch API is.
+    """
+    if kind == "openai" or teacher.model.startswith(PRACTICE_PREFIX):
+        return resolve_endpoint(teacher, "direct", practice_base=practice_base)
+    model = teacher.model.removeprefix(f"{kind}/")
+    if teacher.api_base is not None:
+        endpoint = resolve_endpoint(teacher, "direct")
+        return replace(endpoint, model=model)
+    if model == teacher.model:
+        raise ConfigError(f"teacher {teacher.name}: batch: {kind} needs api_base, or a model named {kind}/…")
+    base, variable = _ANTHROPIC
+    if (key := _key_of(teacher) or os.environ.get(variable)) is None:
+        raise TeacherError(f"{variable} is not set; export it", place=f"teacher {teacher.name}")
+    return Endpoint("direct", model, f"|{teacher.model}", base, key)
+
+
 def make_carrier(teacher: Teacher, endpoint: Endpoint) -> Carrier:
     """The carrier of an endpoint; loads only the client that it needs."""
     if endpoint.carrier == "direct":
@@ -232,13 +276,27 @@ def redact(text: str) -> str:
 
 
 def cost_of(teacher: Teacher, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:
-    """Cost of a call in US dollars by the teacher's own price; None where price or tokens are unknown."""
+    """Cost of a call in US dollars; None where price or tokens are unknown.
+
+    Args:
+        teacher: for its price, see `prices.price_of`.
+        prompt_tokens: that were read.
+        completion_tokens: that were written, reasoning included.
+    """
     if prompt_tokens is None or completion_tokens is None:
         return None
-    if teacher.price is not None:
-        return (prompt_tokens * teacher.price.input + completion_tokens * teacher.price.output) / 1e6
-    # Practice teachers are programs: they cost nothing, and that is known.
-    return 0.0 if teacher.model.startswith(PRACTICE_PREFIX) else None
+    price = price_of(teacher, prompt_tokens=prompt_tokens)
+    return None if price is None else cost_usd(price, prompt_tokens, completion_tokens)
+
+
+def _ignored(teacher: Teacher, text: str, wrote: int | None, logprob: float | None) -> tuple[str, ...]:
+    """Parameters that a reply shows were not followed."""
+    ignored = []
+    if teacher.logprobs and text and logprob is None:
+        ignored.append("logprobs")
+    if wrote is not None and wrote > teacher.max_tokens:
+        ignored.append("max_tokens")
+    return tuple(ignored)
 
 
 def _int_or_none(value: Any) -> int | None:

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from kp_data.config import Generate, Price, Teacher, parse_teacher
-from kp_data.errors import DataError, KpError, TeacherError
+from kp_data.errors import DataError, KpError, StoreError, TeacherError
 from kp_data.generate import Summary, explain_cell, generate_panel, panel_status
 from kp_data.panel import Panel
 from kp_data.practice import TEACHERS, practice_server
 from kp_data.schema import MEASURED_COLUMNS
-from kp_data.store import Store
+from kp_data.store import database
 
 KP_DATA = [sys.executable, "-c", "from kp_data.cli import main; main()"]
 
@@ -233,18 +233,24 @@ def test_teacher_forced_needs_gold(tmp_path: Path) -> None:
         run(tmp_path / "panel", str(source), mode="teacher-forced")
 
 
-def test_two_runs_never_fill_one_panel_at_once(tmp_path: Path) -> None:
-    with practice_server(latency_s=0.5) as url:
-        first = command(tmp_path / "panel", url, "practice:40", "--concurrency", "1")
-        wait_for_cells(tmp_path / "panel", 1, first)
-        with pytest.raises(DataError, match="another run is filling this panel"):
-            run(tmp_path / "panel", "practice:40", url=url)
-        first.kill()
-        first.communicate()
+@pytest.mark.parametrize("names", [("ada", "bruno"), ("bruno", "ada")])
+def test_two_runs_fill_one_panel_together_and_no_cell_is_paid_twice(tmp_path: Path, names: tuple[str, str]) -> None:
+    with practice_server(latency_s=0.05) as url:
+        both = [command(tmp_path / "panel", url, "practice:100", "--concurrency", "2", names=n) for n in (names, names)]
+        printed = [json.loads(one.communicate(timeout=60)[0]) for one in both]
+        assert [one.returncode for one in both] == [0, 0]
+        assert stats(url)["completed"] == 200
+        assert stats(url)["repeated"] == 0
+    answered = [sum(teacher["answered"] for teacher in summary["teachers"]) for summary in printed]
+    assert sum(answered) == 200
+    assert min(answered) > 0
+    assert len(steady(tmp_path / "panel")) == 200
 
 
-def command(out: Path, url: str, source: str, *more: str) -> "subprocess.Popen[str]":
-    teachers = [option for name in ("ada", "bruno") for option in ("--teacher", f"{name}=practice/{name}@{url}")]
+def command(
+    out: Path, url: str, source: str, *more: str, names: tuple[str, ...] = ("ada", "bruno")
+) -> "subprocess.Popen[str]":
+    teachers = [option for name in names for option in ("--teacher", f"{name}=practice/{name}@{url}")]
     line = [*KP_DATA, "generate", source, "--out", str(out), *teachers, "--json", *more]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -316,26 +322,22 @@ def test_a_folder_that_cannot_be_made_is_one_clear_message(tmp_path: Path) -> No
             run(out)
 
 
-def test_a_store_that_cannot_be_written_ends_the_run_and_keeps_what_it_holds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, calls = Store.put, []
+def test_a_full_disk_ends_the_run_and_keeps_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_a_small_disk(connection: Any, _record: Any) -> None:
+        tune(connection, _record)
+        connection.execute("PRAGMA max_page_count = 24")
 
-    def put(store: Store, cells: Any) -> None:
-        calls.append(1)
-        if len(calls) > 2:
-            from kp_data.errors import StoreError
-
-            raise StoreError("cannot be written (database or disk is full); free space, then run again", place="store")
-        real(store, cells)
-
-    monkeypatch.setattr(Store, "put", put)
+    tune = database._tune_sqlite
+    monkeypatch.setattr(database, "_tune_sqlite", with_a_small_disk)
     with practice_server(latency_s=0.01) as url:
-        with pytest.raises(KpError, match="disk is full"):
+        with pytest.raises(StoreError, match="database or disk is full"):
             run(tmp_path, "practice:50", url=url, concurrency=1)
-        monkeypatch.setattr(Store, "put", real)
-        assert 0 < stored(tmp_path) < 100
+        monkeypatch.setattr(database, "_tune_sqlite", tune)
+        kept = stored(tmp_path)
+        assert 0 < kept < 100
+        reset(url)
         assert run(tmp_path, "practice:50", url=url).left == 0
+        assert stats(url)["completed"] == 100 - kept
 
 
 def test_status_counts_every_cell_also_while_the_panel_is_filled(tmp_path: Path) -> None:

