@@ -86,7 +86,9 @@ class Generate(_Section):
     store: str | None = None
     """SQLAlchemy URL of the cell store; default: a SQLite file in the panel folder."""
     transport: Transport = "auto"
-    budget: Annotated[float, Field(ge=0)] | None = None
+    batch: bool = False
+    """Ask teachers whose provider has a batch API through it, at half the price and within a day."""
+    budget: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """What the cells of the store may cost in all, over every run, in US dollars; never exceeded."""
     seed: int = 0
 
@@ -276,5 +278,6 @@ generate:
   retries: 6
   timeout_s: 120
   transport: auto        # auto | direct | litellm
+  batch: false           # provider batch APIs where there are any: half the price, answers within a day
   # budget: 5.00         # US dollars for everything in this panel's store, over all runs; never exceeded
 """

@@ -123,8 +123,8 @@ def imports(path: Path) -> Iterator[str]:
 def test_imports_point_one_way() -> None:
     for path in (ROOT / "kp_data").rglob("*.py"):
         assert not any(name.startswith("kp_train") for name in imports(path)), path
-        if path.name not in ("cli.py", "console.py"):
-            assert "kp_data.cli" not in imports(path), path
+        if path.parent.name != "cli" and path.name != "console.py":
+            assert not any(name.startswith("kp_data.cli") for name in imports(path)), path
             assert "typer" not in imports(path), path
     allowed = {"errors", "schema", "tables", "panel", "console"}
     for path in (ROOT / "kp_train").rglob("*.py"):

@@ -248,7 +248,7 @@ class _Bundle:
         self.job = new_job_id()
         self.cells: list[JobCell] = []
         self._shape, self._most = shape, min(requests, shape.most_requests)
-        self._size = len(shape.before) + len(shape.after)
+        self._size = len(shape.after)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._file: BinaryIO | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from kp_data.teachers.batches import BatchClient, JobUnknown, Look, Row, Submiss
 from kp_data.teachers.transport import PRACTICE_PREFIX, CallFailed, Reply
 
 _GROWTH: Final = 1.5
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _RESULTS_KEPT_S: Final = 30 * 24 * 3600.0
 """Longer than providers keep results: what is not there after so long can be waited for in vain only."""
 
@@ -279,7 +281,7 @@ class JobRun:
         found: dict[int, Reply | CallFailed] = {}
         for row in rows:
             job, _, digits = row.custom_id.partition("-")
-            n = int(digits) if digits.isdecimal() and len(digits) <= 9 else self._job.requests
+            n = int(digits) if _NUMBER.fullmatch(digits) else self._job.requests
             if job != self._job.id or n >= self._job.requests or row.outcome is None or self._answered[n]:
                 continue
             if isinstance(row.outcome, CallFailed) and row.outcome.fatal:

@@ -19,8 +19,6 @@ from kp_data.generate.tally import Tally
 from kp_data.store import BEAT_S, Claims, Outcome, Store, StoredCell, Taken, Work
 
 _GROUP: Final = 512
-_CROWD: Final = 2048
-"""Outcomes that may wait for the disk before calls are held back."""
 
 T = TypeVar("T")
 
@@ -29,7 +27,7 @@ T = TypeVar("T")
 class _Pending:
     """What the next transaction will do."""
 
-    outcomes: deque[tuple[Outcome, Tally]] = field(default_factory=deque)
+    outcomes: deque[tuple[Outcome, Tally, asyncio.Future[None]]] = field(default_factory=deque)
     charges: set[str] = field(default_factory=set)
     refunds: set[str] = field(default_factory=set)
     returns: set[str] = field(default_factory=set)
@@ -49,6 +47,7 @@ class Clerk:
     """One run's dealings with its store. Open it with `clerk_of`.
 
     Attributes:
+        claims: of this run; to be used within `do` only.
         active: keys of the cells that this run holds: claimed, and neither stored nor returned yet.
         committed: what the store's cells have cost and may yet cost, in billionths of a dollar; 0 before the first
             transaction.
@@ -58,13 +57,11 @@ class Clerk:
         self.store = store
         self.active: set[str] = set()
         self.committed = 0
-        self._claims, self._thread, self._loop = claims, thread, asyncio.get_running_loop()
+        self.claims, self._thread, self._loop = claims, thread, asyncio.get_running_loop()
         self._pending = _Pending()
         self._wishes: deque[_Wish] = deque()
         self._reserved: set[str] = set()
         self._awake = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
         self._closing = False
 
     async def do(self, work: Callable[[], T]) -> T:
@@ -73,7 +70,7 @@ class Clerk:
 
     def take(self, keys: Sequence[str]) -> Taken:
         """See `Claims.take`; on the store's thread, within `do`."""
-        return self._claims.take(keys)
+        return self.claims.take(keys)
 
     async def reserve(self, key: str, amount: int) -> bool:
         """Whether a call that may cost so much can go out.
@@ -86,12 +83,11 @@ class Clerk:
         return await wish.granted
 
     async def record(self, outcome: Outcome, tally: Tally) -> None:
-        """Store an outcome, and count it once it is on disk; waits while the disk is far behind."""
-        self._pending.outcomes.append((outcome, tally))
+        """Store an outcome; returns when it is on disk and counted. A kill before that loses the call."""
+        written: asyncio.Future[None] = self._loop.create_future()
+        self._pending.outcomes.append((outcome, tally, written))
         self._awake.set()
-        if len(self._pending.outcomes) >= _CROWD:
-            self._room.clear()
-        await self._room.wait()
+        await written
 
     def charge(self, key: str) -> None:
         """A call brought no reply and may have been billed: what was reserved for it is spent."""
@@ -124,7 +120,7 @@ class Clerk:
         """
         while True:
             await asyncio.sleep(BEAT_S)
-            if not await self.do(self._claims.beat):
+            if not await self.do(self.claims.beat):
                 raise StoreError(
                     "this run gave no sign of life for so long that another took over its cells; run again to go on"
                 )
@@ -158,22 +154,22 @@ class Clerk:
             self._awake.set()
         self._pending = _Pending(outcomes=pending.outcomes)
         work = Work(
-            [outcome for outcome, _ in group],
+            [outcome for outcome, _, _ in group],
             pending.charges,
             pending.refunds,
             pending.returns,
             {wish.key: wish.amount for wish in wishes},
         )
-        done = await self.do(lambda: self._claims.commit(work))
+        done = await self.do(lambda: self.claims.commit(work))
         self.committed = done.committed
-        ended = {outcome.cell.key for outcome, _ in group}
+        ended = {outcome.cell.key for outcome, _, _ in group}
         self._reserved -= ended | pending.charges | pending.refunds
         self.active -= ended | pending.returns
-        for outcome, tally in group:
+        for outcome, tally, written in group:
             count(outcome.cell, tally)
+            if not written.done():
+                written.set_result(None)
         self._answer(wishes, done.granted)
-        if len(self._pending.outcomes) < _CROWD:
-            self._room.set()
 
     def _answer(self, wishes: Sequence[_Wish], granted: frozenset[str]) -> None:
         """Tell who may call; who may not waits for money to come back, as long as some can."""

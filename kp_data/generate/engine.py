@@ -10,22 +10,27 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
-from kp_data.config import Price, Teacher
+from kp_data.config import Teacher
 from kp_data.errors import TeacherError
 from kp_data.generate.account import Account
+from kp_data.generate.batch import run_batches
 from kp_data.generate.clerk import Clerk, clerk_of
-from kp_data.generate.estimate import reserve_usd
+from kp_data.generate.estimate import most_tokens
 from kp_data.generate.feed import Feed
 from kp_data.generate.lane import Attempt, Lane
 from kp_data.generate.plan import Cell, Plan
 from kp_data.generate.stopping import Stop, wait_out
 from kp_data.generate.tally import Limits, Tally
 from kp_data.store import Outcome, Store, StoredCell, to_nano
+from kp_data.teachers.batches import BatchClient
+from kp_data.teachers.prices import ceiling_of, cost_usd
 from kp_data.teachers.transport import Call, CallFailed, Carrier, Endpoint, Reply
 
 _GRACE_S: Final = 30.0
@@ -38,12 +43,10 @@ class Budget:
 
     Attributes:
         usd: US dollars.
-        prices: highest price of each teacher, by name.
         left_usd: what may still be reserved, None before it is known.
     """
 
     usd: float
-    prices: Mapping[str, Price]
     left_usd: float | None = None
 
 
@@ -89,7 +92,7 @@ class _Desk:
 
     def _start_calls(self) -> None:
         account = self.account
-        while account.has_room() and account.paused_s == 0 and (found := self._next()) is not None:
+        while self._has_room() and account.paused_s == 0 and (found := self._next()) is not None:
             lane, attempt = found
             call = asyncio.create_task(self._call(lane, attempt))
             self._calls.add(call)
@@ -97,6 +100,10 @@ class _Desk:
             # The task has not run yet, but its place is taken.
             lane.tally.in_flight += 1
             attempt.started = account.start(attempt.cell.expected_tokens)
+
+    def _has_room(self) -> bool:
+        # Calls whose outcome is not on disk yet count too: a kill never loses more calls than may be in flight.
+        return self.account.has_room() and len(self._calls) < self.account.ceiling
 
     def _next(self) -> tuple[Lane, Attempt] | None:
         now = time.monotonic()
@@ -110,7 +117,7 @@ class _Desk:
     async def _wait(self) -> None:
         """Until a call ends, cells come, a pause is over, or a retry is due."""
         timeout_s = math.inf
-        if self.account.has_room():
+        if self._has_room():
             pause_s = self.account.paused_s
             now = time.monotonic()
             timeout_s = pause_s if pause_s else min(lane.ready_in_s(now) for lane in self._lanes)
@@ -140,7 +147,7 @@ class _Desk:
     async def _call(self, lane: Lane, attempt: Attempt) -> None:
         cell = attempt.cell
         try:
-            if not await self._may_spend(cell, lane.tally):
+            if not await self._may_spend(lane, cell):
                 self.account.answer_without_use()
                 lane.put_back(attempt)
                 self._close(lane, "the budget is used up")
@@ -159,20 +166,21 @@ class _Desk:
             self.account.succeed()
             if reply.limits is not None:
                 self.account.learn(reply.limits)
+            lane.tally.ignored.update(reply.ignored)
             latency_s = time.monotonic() - asked_at
             await self._clerk.record(_answered(cell, reply, attempt.tries + 1, latency_s), lane.tally)
         finally:
             lane.tally.in_flight -= 1
 
-    async def _may_spend(self, cell: Cell, tally: Tally) -> bool:
+    async def _may_spend(self, lane: Lane, cell: Cell) -> bool:
         if self._budget is None:
             return True
-        most = reserve_usd(self._budget.prices[cell.teacher], cell.messages, int(cell.parameters["max_tokens"]))
-        tally.unfunded += 1
+        most = most_nano(lane.teacher, cell)
+        lane.tally.unfunded += 1
         try:
-            granted = await self._clerk.reserve(cell.key, to_nano(most))
+            granted = await self._clerk.reserve(cell.key, most)
         finally:
-            tally.unfunded -= 1
+            lane.tally.unfunded -= 1
         self._budget.left_usd = self._budget.usd - self._clerk.committed / 1e9
         return granted
 
@@ -209,6 +217,7 @@ async def ask_all(
     retry_failed: Collection[str] = (),
     budget: Budget | None = None,
     stop: Stop | None = None,
+    batches: Mapping[str, BatchClient] = MappingProxyType({}),
 ) -> None:
     """Ask every cell of a plan that the store does not hold yet and no other run is asking.
 
@@ -221,6 +230,7 @@ async def ask_all(
         retry_failed: classes of paid failures to ask again; failed calls without a reply are always asked again.
         budget: hard limit of what the store's cells may cost, None: none.
         stop: by which a person ends the run.
+        batches: by teacher name, clients of those that are asked through their provider's batch API.
 
     Raises:
         StoreError: an outcome could not be written; what was written stays.
@@ -228,18 +238,36 @@ async def ask_all(
     stop = stop or Stop()
     async with clerk_of(store, budget=None if budget is None else math.floor(budget.usd * 1e9 + 1e-6)) as clerk:
         desks: dict[str, _Desk] = {}
+        workers = []
         for teacher, tally in zip(plan.teachers, tallies, strict=True):
+            feed = partial(Feed, plan, teacher, clerk, tally, retry_failed)
+            if teacher.name in batches:
+                others = [one.name for one in plan.teachers if one is not teacher]
+                workers.append(
+                    run_batches(
+                        feed,
+                        teacher=teacher,
+                        endpoint=plan.endpoints[teacher.name],
+                        client=batches[teacher.name],
+                        clerk=clerk,
+                        claims=clerk.claims,
+                        tally=tally,
+                        reserve=None if budget is None else partial(most_nano, teacher, batch=True),
+                        stop=stop.asked,
+                        others=others,
+                    )
+                )
+                continue
             name = account_of(teacher, plan.endpoints[teacher.name])
             if name not in desks:
                 desks[name] = _Desk(_account(plan, name, limits), clerk, limits, budget, stop)
-            feed = Feed(plan, teacher, clerk, tally, retry_failed)
-            desks[name].add(Lane(teacher, carriers[teacher.name], feed, tally))
-        await _run(clerk, list(desks.values()))
+            desks[name].add(Lane(teacher, carriers[teacher.name], feed(), tally))
+        await _run(clerk, [*workers, *(desk.run() for desk in desks.values())])
 
 
-async def _run(clerk: Clerk, desks: Sequence[_Desk]) -> None:
+async def _run(clerk: Clerk, work: Sequence[Coroutine[Any, Any, None]]) -> None:
     guards = [asyncio.create_task(clerk.run()), asyncio.create_task(clerk.beat())]
-    workers = [asyncio.create_task(desk.run()) for desk in desks]
+    workers = [asyncio.create_task(one) for one in work]
     try:
         await _all_or_first_error(guards, workers)
     finally:
@@ -249,6 +277,14 @@ async def _run(clerk: Clerk, desks: Sequence[_Desk]) -> None:
         clerk.close()
         guards[1].cancel()
         await guards[0]
+
+
+def most_nano(teacher: Teacher, cell: Cell, *, batch: bool = False) -> int:
+    """What a call may cost at most, in billionths of a dollar; the teacher's price must be known."""
+    read, wrote = most_tokens(cell.messages, int(cell.parameters["max_tokens"]))
+    ceiling = ceiling_of(teacher, prompt_tokens=read, batch=batch)
+    assert ceiling is not None
+    return to_nano(cost_usd(ceiling, read, wrote))
 
 
 async def _all_or_first_error(guards: Sequence[asyncio.Task[Any]], workers: Sequence[asyncio.Task[Any]]) -> None:
@@ -262,8 +298,9 @@ async def _all_or_first_error(guards: Sequence[asyncio.Task[Any]], workers: Sequ
 
 
 def account_of(teacher: Teacher, endpoint: Endpoint) -> str:
-    """What teachers share when they share a rate limit: the endpoint, or the provider, and the key."""
-    where = endpoint.api_base or endpoint.model.partition("/")[0]
+    """What teachers share when they share a rate limit, whatever they are called: the endpoint and the key, or at a
+    named provider the model and the key, because limits there are the model's."""
+    where = teacher.model if teacher.api_base is None and endpoint.identity.startswith("|") else endpoint.api_base
     return f"{where}|{teacher.api_key_env or ''}"
 
 
@@ -277,7 +314,7 @@ def _account(plan: Plan, name: str, limits: Limits) -> Account:
     )
 
 
-async def check_all(carriers: dict[str, Carrier]) -> None:
+async def check_all(carriers: Mapping[str, Carrier | BatchClient]) -> None:
     """Whether every teacher can be reached, all at once.
 
     Raises:

@@ -18,6 +18,7 @@ from kp_data.config import Generate, Teacher
 from kp_data.console import say
 from kp_data.errors import ConfigError, DataError, TeacherError
 from kp_data.generate.engine import Budget, ask_all, check_all
+from kp_data.generate.estimate import TeacherEstimate, estimate_plan, store_to_read
 from kp_data.generate.export import begin_panel, check_out, check_teachers, example_pool, export_panel
 from kp_data.generate.plan import Plan
 from kp_data.generate.progress import live_view
@@ -29,6 +30,7 @@ from kp_data.questions import load_questions, select_questions
 from kp_data.schema import ERROR_CLASSES, Mode, Question, Response
 from kp_data.store import Store
 from kp_data.tables import Questions
+from kp_data.teachers.batches import BatchClient, batch_kind, make_batch_client
 from kp_data.teachers.prices import ceiling_of
 from kp_data.teachers.transport import PRACTICE_PREFIX, Carrier, Endpoint, make_carrier, resolve_endpoint
 
@@ -51,12 +53,14 @@ class Summary:
         questions: number of questions asked about.
         tallies: one a teacher; failed calls of this run, by class.
         unusable: per teacher, replies that hold no rationale, by class (`refused`, `truncated`, `empty`).
+        calls_saved: share of the calls that asking every teacher would take, which a router made needless.
     """
 
     out: Path
     questions: int
     tallies: tuple[Tally, ...]
     unusable: dict[str, Counter[str]]
+    calls_saved: float = 0.0
 
     @property
     def left(self) -> int:
@@ -69,6 +73,7 @@ class Summary:
             "out": str(self.out),
             "questions": self.questions,
             "left": self.left,
+            "calls_saved": round(self.calls_saved, 6),
             "teachers": [
                 {
                     "teacher": tally.teacher,
@@ -81,6 +86,7 @@ class Summary:
                     "prompt_tokens": tally.prompt_tokens,
                     "completion_tokens": tally.completion_tokens,
                     "cost_usd": None if tally.cost_unknown else round(tally.cost_usd, 6),
+                    "ignored": dict(tally.ignored),
                     "stopped": tally.stopped,
                 }
                 for tally in self.tallies
@@ -115,11 +121,42 @@ def generate_panel(
         KpError: bad input, an unreachable teacher, a store that cannot be written; one message each.
         KeyboardInterrupt: a person ended the run; what was done is saved.
     """
+    _check_classes(retry_failed)
+    questions = load_questions(source, columns=columns)
     with ExitStack() as stack:
-        job = prepare(source, out=out, teachers=teachers, options=options, columns=columns, route=route, stack=stack)
+        teachers = known_teachers(source, teachers)
+        base = _practice_base(teachers, stack)
+        job = _prepare(source, questions, out, teachers, options, route, base)
         run = _Run(job, retry_failed)
         tallies = asyncio.run(run.ask())
         return run.summary(tallies)
+
+
+def estimate_panel(
+    source: str,
+    *,
+    out: Path,
+    teachers: Sequence[Teacher],
+    options: Generate,
+    columns: Mapping[str, str] | None = None,
+    retry_failed: Collection[str] = (),
+    route: Route | None = None,
+) -> list[TeacherEstimate]:
+    """What `generate_panel` with the same arguments would ask, and what that would cost; nothing is asked or written.
+
+    Raises:
+        KpError: bad input, as for `generate_panel`.
+    """
+    _check_classes(retry_failed)
+    questions = load_questions(source, columns=columns)
+    teachers = known_teachers(source, teachers)
+    job = _prepare(source, questions, out, teachers, options, route, practice_base="http://localhost")
+    store = store_to_read(out, options.store)
+    try:
+        return estimate_plan(job.plan, store, retry_failed=retry_failed)
+    finally:
+        if store is not None:
+            store.close()
 
 
 @dataclass(frozen=True)
@@ -143,27 +180,19 @@ class Job:
     budget: Budget | None
 
 
-def prepare(
+def _prepare(
     source: str,
-    *,
+    everything: pa.Table,
     out: Path,
     teachers: Sequence[Teacher],
     options: Generate,
-    columns: Mapping[str, str] | None,
     route: Route | None,
-    stack: ExitStack,
+    practice_base: str | None,
 ) -> Job:
-    """Read and check everything that a run needs; arguments as for `generate_panel`.
-
-    Args:
-        stack: gets what must be closed when the run is over, such as a practice server.
-    """
-    everything = load_questions(source, columns=columns)
+    """Check everything that a run needs; `everything` are the questions of the source, of all splits."""
     table = select_questions(everything, split=options.split, limit=options.limit, place=source)
-    teachers = _known(teachers or _practice_teachers(source))
     budget = _budget(teachers, options.budget)
-    base = _practice_base(teachers, stack)
-    endpoints = {t.name: resolve_endpoint(t, options.transport, practice_base=base) for t in teachers}
+    endpoints = {t.name: resolve_endpoint(t, options.transport, practice_base=practice_base) for t in teachers}
     table = _in_panel_order(table, check_out(out, table))
     pool = example_pool(out, everything) if options.examples else None
     plan = _plan(table, pool, teachers, endpoints, options, route)
@@ -173,25 +202,30 @@ def prepare(
 
 class _Run:
     def __init__(self, job: Job, retry_failed: Collection[str]) -> None:
-        if unknown := [name for name in retry_failed if name not in ERROR_CLASSES]:
-            raise ConfigError(f"--retry-failed {unknown[0]}: no such class; there are {', '.join(ERROR_CLASSES)}")
         self._job, self._retry_failed = job, retry_failed
+        self._carriers: dict[str, Carrier] = {}
+        self._batches: dict[str, BatchClient] = {}
         self._unusable: dict[str, Counter[str]] = {teacher.name: Counter() for teacher in job.plan.teachers}
 
     async def ask(self) -> list[Tally]:
         plan = self._job.plan
-        carriers: dict[str, Carrier] = {}
         try:
             for teacher in plan.teachers:
-                carriers[teacher.name] = make_carrier(teacher, plan.endpoints[teacher.name])
-            await check_all(carriers)
+                endpoint = plan.endpoints[teacher.name]
+                if self._job.options.batch and batch_kind(teacher, endpoint) is not None:
+                    self._batches[teacher.name] = make_batch_client(teacher, endpoint)
+                else:
+                    self._carriers[teacher.name] = make_carrier(teacher, endpoint)
+            await check_all({**self._carriers, **self._batches})
             # Nothing is written before every teacher has been found.
-            return await self._ask_and_export(carriers)
+            return await self._ask_and_export()
         finally:
-            for carrier in carriers.values():
+            for carrier in self._carriers.values():
                 await carrier.close()
+            for client in self._batches.values():
+                await client.close()
 
-    async def _ask_and_export(self, carriers: dict[str, Carrier]) -> list[Tally]:
+    async def _ask_and_export(self) -> list[Tally]:
         job = self._job
         with _locked(job.out):
             # Once more, now that nobody else writes: another run may have begun the panel meanwhile.
@@ -201,7 +235,7 @@ class _Run:
         store = Store.of_folder(job.out, job.options.store)
         try:
             tallies = [Tally(teacher.name, job.plan.count(teacher)) for teacher in job.plan.teachers]
-            stop = await self._ask(carriers, store, tallies)
+            stop = await self._ask(store, tallies)
             say("writing the panel")
             with _locked(job.out):
                 export_panel(job.plan, store, job.out, see=self._see)
@@ -211,20 +245,21 @@ class _Run:
             raise KeyboardInterrupt
         return tallies
 
-    async def _ask(self, carriers: dict[str, Carrier], store: Store, tallies: Sequence[Tally]) -> Stop:
+    async def _ask(self, store: Store, tallies: Sequence[Tally]) -> Stop:
         options, stop = self._job.options, Stop()
         limits = Limits(options.concurrency, options.retries, options.timeout_s)
         budget = self._job.budget
         async with live_view(tallies, stop=stop, budget_left_usd=lambda: budget.left_usd if budget else None):
             await ask_all(
                 self._job.plan,
-                carriers,
+                self._carriers,
                 store,
                 limits,
                 tallies,
                 retry_failed=self._retry_failed,
                 budget=budget,
                 stop=stop,
+                batches=self._batches,
             )
         return stop
 
@@ -233,7 +268,14 @@ class _Run:
             self._unusable[response.teacher][response.error] += 1
 
     def summary(self, tallies: Sequence[Tally]) -> Summary:
-        return Summary(self._job.out, len(self._job.plan.questions), tuple(tallies), self._unusable)
+        plan = self._job.plan
+        saved = 0.0 if plan.routed is None else 1 - 1 / len(plan.teachers)
+        return Summary(self._job.out, len(plan.questions), tuple(tallies), self._unusable, saved)
+
+
+def _check_classes(retry_failed: Collection[str]) -> None:
+    if unknown := [name for name in retry_failed if name not in ERROR_CLASSES]:
+        raise ConfigError(f"--retry-failed {unknown[0]}: no such class; there are {', '.join(ERROR_CLASSES)}")
 
 
 def _budget(teachers: Sequence[Teacher], usd: float | None) -> Budget | None:
@@ -244,13 +286,12 @@ def _budget(teachers: Sequence[Teacher], usd: float | None) -> Budget | None:
     """
     if usd is None:
         return None
-    prices = {teacher.name: ceiling_of(teacher) for teacher in teachers}
-    if unknown := [name for name, price in prices.items() if price is None]:
+    if unknown := [teacher.name for teacher in teachers if ceiling_of(teacher) is None]:
         raise ConfigError(
             f"--budget: the price of {', '.join(unknown)} is not known; give it in kp.yaml "
             "(price: {input: …, output: …}, US dollars per million tokens), or leave out the budget"
         )
-    return Budget(usd, {name: price for name, price in prices.items() if price is not None})
+    return Budget(usd)
 
 
 def _in_panel_order(table: pa.Table, panel: pa.Table) -> pa.Table:
@@ -302,6 +343,16 @@ def _routed(questions: Sequence[Question], teachers: Sequence[Teacher], route: R
             f"teachers here: {', '.join(names)}"
         )
     return routed
+
+
+def known_teachers(source: str, teachers: Sequence[Teacher]) -> tuple[Teacher, ...]:
+    """Whom a run asks: those given, or the practice world's own for its questions.
+
+    Raises:
+        ConfigError: no teacher was given, or two share a name.
+        TeacherError: there is no such practice teacher.
+    """
+    return _known(teachers or _practice_teachers(source))
 
 
 def _practice_teachers(source: str) -> tuple[Teacher, ...]:

@@ -46,6 +46,8 @@ class Tally:
     completion_tokens: int = 0
     cost_usd: float = 0.0
     cost_unknown: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
+    """Parameters that were sent and, as replies show, not followed, to the number of such replies."""
     messages: dict[str, str] = field(default_factory=dict)
     """Class of failure to the last message of one."""
     stopped: str | None = None

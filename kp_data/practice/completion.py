@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from kp_data.practice.editors import EDITORS
 from kp_data.practice.reading import content_text, last_prompt
 from kp_data.practice.replay import Recorded, spoken
 from kp_data.practice.teachers import MODEL_PREFIX, REFUSAL, TEACHERS, Reply, count_tokens
@@ -80,13 +81,13 @@ class Speaker(Protocol):
 
 
 class PracticeSpeaker:
-    """The practice teachers."""
+    """The practice teachers and editors."""
 
-    models = tuple(TEACHERS)
+    models = (*TEACHERS, *EDITORS)
 
     def answer(self, ask: Ask) -> Completion:
         """See `Speaker.answer`."""
-        teacher = TEACHERS[ask.model]
+        teacher = TEACHERS.get(ask.model) or EDITORS[ask.model]
         replies = tuple(
             teacher.answer(
                 ask.messages, temperature=ask.temperature, seed=ask.seed, sample=sample, max_tokens=ask.max_tokens

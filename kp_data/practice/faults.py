@@ -12,9 +12,16 @@ OK: Final = "ok"
 HANG: Final = "hang"
 BROKEN: Final = "broken"
 DISCONNECT: Final = "disconnect"
+CUT: Final = "cut"
 EMPTY: Final = "empty"
-_NAMED: Final = (OK, HANG, BROKEN, DISCONNECT, EMPTY)
-_USAGE: Final = 'write chances such as "429:0.1,hang:0.01" or a sequence such as "500,429,ok"'
+TRUNCATED: Final = "truncated"
+HTML: Final = "html"
+MISLABELLED: Final = "mislabelled"
+HUGE: Final = "huge"
+OTHER_MODEL: Final = "other-model"
+_NAMED: Final = (OK, HANG, BROKEN, DISCONNECT, CUT, EMPTY, TRUNCATED, HTML, MISLABELLED, HUGE, OTHER_MODEL)
+_USAGE: Final = 'write chances such as "429:0.1,hang:0.01" or a sequence such as "500,429*3,ok,401*"'
+_MOST_REPEATED: Final = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -23,13 +30,15 @@ class FaultPlan:
 
     Attributes:
         chances: (fault, probability); what is left of 1 is `ok`.
-        sequence: the fault of the first requests in turn; `ok` afterwards.
+        sequence: (fault, number of requests) in turn.
         seed: of the chances.
+        afterwards: the fault of every request after the sequence.
     """
 
     chances: tuple[tuple[str, float], ...] = ()
-    sequence: tuple[str, ...] = ()
+    sequence: tuple[tuple[str, int], ...] = ()
     seed: int = 0
+    afterwards: str = OK
 
     def fault(self, number: int) -> str:
         """The fault of request `number`, counted from 0: an HTTP status, or one of the named ones.
@@ -38,10 +47,8 @@ class FaultPlan:
         >>> [plan.fault(number) for number in range(3)]
         ['500', 'hang', 'ok']
         """
-        if self.sequence:
-            return self.sequence[number] if number < len(self.sequence) else OK
         if not self.chances:
-            return OK
+            return self._in_turn(number)
         rest = uniform(f"{self.seed}:{number}")
         for name, chance in self.chances:
             rest -= chance
@@ -49,13 +56,24 @@ class FaultPlan:
                 return name
         return OK
 
+    def _in_turn(self, number: int) -> str:
+        for name, count in self.sequence:
+            if number < count:
+                return name
+            number -= count
+        return self.afterwards
+
 
 def parse_faults(text: str | None, *, seed: int = 0) -> FaultPlan:
     """A plan from its text; nothing gives a plan without faults.
 
     Args:
-        text: `"FAULT:CHANCE,…"` or `"FAULT,FAULT,…"`; a fault is an HTTP status from 400 to 599, `hang` (never
-            answers), `broken` (a body cut in the middle), `disconnect`, `empty` (a reply without text) or `ok`.
+        text: `"FAULT:CHANCE,…"`, or `"FAULT,FAULT*COUNT,…"`, where the last may be `FAULT*`: from then on. A fault is
+            `ok`, an HTTP status from 400 to 599, `hang` (never answers), `disconnect` (no answer), `cut` (the
+            connection ends in the middle of the body), `broken` (half of the JSON), `html` (a web page),
+            `mislabelled` (an answer that calls itself a web page), `empty` (a reply without text), `truncated` (half
+            of a reply, finish reason `length`), `huge` (a reply of 10 MB) or `other-model` (the answer names another
+            model).
         seed: of the chances.
 
     Raises:
@@ -66,7 +84,7 @@ def parse_faults(text: str | None, *, seed: int = 0) -> FaultPlan:
     if chancy and len(chancy) < len(items):
         raise ConfigError(f"{text!r} mixes chances and a sequence; {_USAGE}", place="faults")
     if not chancy:
-        return FaultPlan(sequence=tuple(_checked(item) for item in items), seed=seed)
+        return _sequence(items, seed)
     chances = tuple((_checked(name.strip()), _chance(value)) for name, value in (item.split(":", 1) for item in items))
     if sum(chance for _, chance in chances) > 1 + 1e-9:
         raise ConfigError(f"the chances of {text!r} come to more than 1", place="faults")
@@ -76,6 +94,18 @@ def parse_faults(text: str | None, *, seed: int = 0) -> FaultPlan:
 def uniform(key: str) -> float:
     """A number in [0, 1) that a key always gives."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def _sequence(items: list[str], seed: int) -> FaultPlan:
+    forever = _checked(items.pop()[:-1].strip()) if items and items[-1].endswith("*") else OK
+    return FaultPlan(sequence=tuple(_repeated(item) for item in items), seed=seed, afterwards=forever)
+
+
+def _repeated(item: str) -> tuple[str, int]:
+    name, star, count = (part.strip() for part in item.partition("*"))
+    if star and not (count.isascii() and count.isdigit() and 0 < int(count) <= _MOST_REPEATED):
+        raise ConfigError(f"{item!r}: after * comes a number, or nothing in the last; {_USAGE}", place="faults")
+    return _checked(name), int(count or 1)
 
 
 def _checked(name: str) -> str:

@@ -1,9 +1,11 @@
 """The practice teachers, or the recorded answers of a panel, as an OpenAI-compatible server.
 
-    POST /v1/chat/completions   GET /v1/models   GET /stats   POST /stats/reset
+    POST /v1/chat/completions   GET /v1/models   GET /stats   POST /stats/reset   PUT /faults
+    (batch endpoints: `batches`)
 
 It is light (no framework beyond aiohttp) and misbehaves on request, so that clients can be tested against limits,
-failures and silence. `GET /stats` tells what was asked and which calls were completed, by a hash of what was asked.
+failures and silence. `GET /stats` tells what was asked, begun, billed and completed, call by call under a hash of what
+was asked (`?brief` leaves those out). `PUT /faults` with `{"faults": …, "retry_after_s": …}` changes how it misbehaves.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from typing import Any, Final
 from aiohttp import web
 
 from kp_data.errors import ConfigError
+from kp_data.practice.batch_jobs import BatchBehaviour
+from kp_data.practice.batches import BatchDesk
 from kp_data.practice.completion import (
     Ask,
     Completion,
@@ -30,12 +34,11 @@ from kp_data.practice.completion import (
     PracticeSpeaker,
     ReplaySpeaker,
     Speaker,
-    completion_body,
     read_ask,
 )
-from kp_data.practice.faults import BROKEN, DISCONNECT, EMPTY, HANG, OK, FaultPlan, parse_faults, uniform
+from kp_data.practice.faults import BROKEN, CUT, DISCONNECT, HANG, HTML, OK, FaultPlan, parse_faults, uniform
 from kp_data.practice.replay import Recorded
-from kp_data.practice.teachers import Reply
+from kp_data.practice.spoiling import response_of, send_half, spoiled
 
 MAX_BODY_BYTES: Final = 32 * 2**20
 RETRY_AFTER_S: Final = 1
@@ -54,6 +57,8 @@ class ServerSettings:
         seed: of faults and jitter.
         replay: serve the recorded answers of this panel folder instead of the practice teachers.
         api_key: demand this key.
+        retry_after_s: what Retry-After says with 429 and 503.
+        batches: how batch jobs go.
     """
 
     host: str = "127.0.0.1"
@@ -64,6 +69,8 @@ class ServerSettings:
     seed: int = 0
     replay: Path | None = None
     api_key: str | None = field(default=None, repr=False)
+    retry_after_s: float = RETRY_AFTER_S
+    batches: BatchBehaviour = field(default_factory=BatchBehaviour)
 
 
 DEFAULT_SETTINGS: Final = ServerSettings()
@@ -152,21 +159,55 @@ class _Stats:
         self.requests = 0
         self.faults: Counter[str] = Counter()
         self.per_model: Counter[str] = Counter()
+        self.begun: dict[str, Counter[str]] = {}
         self.completed: dict[str, Counter[str]] = {}
+        self.billed: dict[str, Counter[str]] = {}
+        self.in_flight = 0
+        self.abandoned = 0
+
+    def begin(self, ask: Ask) -> None:
+        self.begun.setdefault(ask.model, Counter())[ask.digest()] += 1
+
+    def bill(self, ask: Ask, completion: Completion) -> None:
+        bill = self.billed.setdefault(ask.model, Counter())
+        bill["calls"] += 1
+        bill["prompt_tokens"] += completion.prompt_tokens
+        bill["completion_tokens"] += completion.completion_tokens
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """A call that the model works on; whoever hangs up meanwhile pays all the same."""
+        self.in_flight += 1
+        try:
+            yield
+        except asyncio.CancelledError:
+            self.abandoned += 1
+            raise
+        finally:
+            self.in_flight -= 1
 
     def complete(self, ask: Ask) -> None:
         self.completed.setdefault(ask.model, Counter())[ask.digest()] += 1
 
-    def as_dict(self) -> dict[str, Any]:
-        counts = [count for calls in self.completed.values() for count in calls.values()]
+    def as_dict(self, batches: BatchDesk) -> dict[str, Any]:
+        completed = {model: Counter(calls) for model, calls in self.completed.items()}
+        for ask in batches.answered():
+            completed.setdefault(ask.model, Counter())[ask.digest()] += 1
+        counts = [count for calls in completed.values() for count in calls.values()]
         return {
             "requests": self.requests,
             "requests_per_model": dict(self.per_model),
             "faults": dict(self.faults),
             "completed": sum(counts),
             "repeated": sum(count - 1 for count in counts),
-            "completed_per_model": {model: calls.total() for model, calls in self.completed.items()},
-            "calls": {model: dict(calls) for model, calls in self.completed.items()},
+            "completed_per_model": {model: calls.total() for model, calls in completed.items()},
+            "calls": {model: dict(calls) for model, calls in completed.items()},
+            "begun": {model: dict(calls) for model, calls in self.begun.items()},
+            "begun_again": sum(count - 1 for calls in self.begun.values() for count in calls.values()),
+            "in_flight": self.in_flight,
+            "abandoned": self.abandoned,
+            "billed": {model: dict(bill) for model, bill in self.billed.items()},
+            "batches": batches.stats(),
         }
 
 
@@ -179,16 +220,20 @@ class _Server:
         self.closing = asyncio.Event()
         self._settings = settings
         self._faults: FaultPlan = parse_faults(settings.faults, seed=settings.seed)
+        self._retry_after_s = settings.retry_after_s
         self._speaker = _speaker(settings.replay)
         self._stats = _Stats()
+        self._batches = BatchDesk(settings.batches, self._speaker, self.closing)
         self._asked = 0
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
         app.router.add_post("/v1/chat/completions", self._complete)
         app.router.add_get("/v1/models", self._models)
+        self._batches.add_routes(app.router)
         app.router.add_get("/stats", self._show_stats)
         app.router.add_post("/stats/reset", self._reset_stats)
+        app.router.add_put("/faults", self._change_faults)
         return app
 
     @web.middleware
@@ -199,7 +244,7 @@ class _Server:
             response: web.StreamResponse = await handler(request)
             return response
         except NotServed as error:
-            headers = {"Retry-After": str(RETRY_AFTER_S)} if error.status in (429, 503) else {}
+            headers = {"Retry-After": f"{self._retry_after_s:g}"} if error.status in (429, 503) else {}
             return web.json_response(error.body(), status=error.status, headers=headers)
         except web.HTTPException as error:
             return web.json_response(NotServed(error.status, error.reason).body(), status=error.status)
@@ -208,7 +253,8 @@ class _Server:
         key = self._settings.api_key
         if key is None or not request.path.startswith("/v1/"):
             return
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        named = request.headers.get("x-api-key")
+        given = named if named is not None else request.headers.get("Authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(given.encode(), key.encode()):
             raise NotServed(401, "the API key is missing or wrong", code="invalid_api_key")
 
@@ -222,25 +268,27 @@ class _Server:
             self._stats.faults[fault] += 1
         if fault.isdigit():
             raise NotServed(int(fault), f"a fault that was asked for: HTTP {fault}", code="fault")
-        if fault == HANG:
-            await self.closing.wait()
-        await self._take_time(number)
-        if fault in (HANG, DISCONNECT):
-            return await self._hang_up(request)
-        completion = self._speaker.answer(ask)
-        if fault == EMPTY:
-            completion = Completion((Reply("", "stop", ()),) * ask.n, completion.prompt_tokens, 0)
-        body = json.dumps(completion_body(ask, completion), ensure_ascii=False).encode()
-        if fault == BROKEN:
-            return web.Response(body=body[: len(body) // 2], content_type="application/json")
-        return await self._send(request, ask, body)
+        completion = spoiled(fault, self._speaker.answer(ask))
+        self._stats.begin(ask)
+        # Before anything can go wrong on the way, as providers do: an answer that nobody received costs the same.
+        self._stats.bill(ask, completion)
+        with self._stats.working():
+            if fault == HANG:
+                await self.closing.wait()
+            await self._take_time(number)
+            if fault in (HANG, DISCONNECT):
+                return await self._hang_up(request)
+            return await self._send(request, fault, ask, completion)
 
-    async def _send(self, request: web.Request, ask: Ask, body: bytes) -> web.StreamResponse:
-        response = web.Response(body=body, content_type="application/json")
+    async def _send(self, request: web.Request, fault: str, ask: Ask, completion: Completion) -> web.StreamResponse:
+        response = response_of(fault, ask, completion)
+        if fault == CUT:
+            return await send_half(request, response)
         await response.prepare(request)
         await response.write_eof()
         # Only what was written out whole counts as completed.
-        self._stats.complete(ask)
+        if fault not in (BROKEN, HTML):
+            self._stats.complete(ask)
         return response
 
     async def _take_time(self, number: int) -> None:
@@ -261,11 +309,25 @@ class _Server:
         return web.json_response({"object": "list", "data": models})
 
     async def _show_stats(self, request: web.Request) -> web.Response:
-        return web.json_response(self._stats.as_dict())
+        shown = self._stats.as_dict(self._batches)
+        if "brief" in request.query:
+            del shown["calls"], shown["begun"]
+        return web.json_response(shown)
+
+    async def _change_faults(self, request: web.Request) -> web.Response:
+        try:
+            change = json.loads(await request.read())
+            faults, pause_s = change["faults"], float(change.get("retry_after_s", self._retry_after_s))
+            self._faults = parse_faults(faults, seed=self._settings.seed)
+        except (ConfigError, LookupError, TypeError, ValueError) as error:
+            raise NotServed(400, f"no change of faults: {error}") from error
+        self._retry_after_s, self._asked = pause_s, 0
+        return web.json_response({"faults": faults, "retry_after_s": pause_s})
 
     async def _reset_stats(self, request: web.Request) -> web.Response:
         self._stats = _Stats()
-        return web.json_response(self._stats.as_dict())
+        self._batches.reset()
+        return web.json_response(self._stats.as_dict(self._batches))
 
 
 def _speaker(replay: Path | None) -> Speaker:

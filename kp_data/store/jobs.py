@@ -252,7 +252,7 @@ def describe_jobs(jobs: Sequence[Job]) -> str:
         return ""
     cells = sum(job.requests for job in jobs)
     since = min(job.created_at for job in jobs).astimezone(UTC)
-    counted = f"{len(jobs)} batch job{'' if len(jobs) == 1 else 's'}"
+    counted = f"{len(jobs):,} batch job{'' if len(jobs) == 1 else 's'}"
     return f"{cells:,} cell{'' if cells == 1 else 's'} in {counted} at the provider since {since:%Y-%m-%d %H:%M} UTC"
 
 

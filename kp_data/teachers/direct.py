@@ -184,7 +184,7 @@ def failure_of_status(
     }
     if status == 402 or _NO_CREDIT in message:
         remedy = "the provider wants credit; top up the account, then run again"
-        return CallFailed("auth", f"{said}; {remedy}", retryable=False, fatal=True, **told)
+        return CallFailed("auth", f"{said.rstrip('.')}; {remedy}", retryable=False, fatal=True, **told)
     if status == 429:
         return CallFailed("rate_limited", said, retryable=True, overloaded=True, **told)
     if status in (503, 529):
@@ -199,7 +199,9 @@ def failure_of_status(
         return CallFailed("bad_response", said, retryable=True, **told)
     if (parameter := refused_parameter(message, sent or {})) is not None:
         remedy = remedy_for(parameter, teacher)
-        return CallFailed("bad_response", f"{said}; {remedy}", retryable=False, fatal=True, parameter=parameter, **told)
+        return CallFailed(
+            "bad_response", f"{said.rstrip('.')}; {remedy}", retryable=False, fatal=True, parameter=parameter, **told
+        )
     return CallFailed("bad_response", said, retryable=False, **told)
 
 

@@ -44,6 +44,8 @@ _CONCLUDES: Final = re.compile(
 )
 _OPENS_CONCLUSION: Final = re.compile(r"^\s*(?:so|therefore|thus|hence|finally|in conclusion)\b", re.IGNORECASE)
 _NEGATION: Final = re.compile(r"\bnot\b|n['’]t\b", re.IGNORECASE)
+# "42, because …" states 42: what follows is a reason, not a part of the answer.
+_REASON: Final = re.compile(r",?\s+(?:because|since)\b", re.IGNORECASE)
 _BOXED: Final = re.compile(r"\\boxed\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
 _CONNECTIVE: Final = re.compile(
     r"(?:^|(?<=[.!?\n,;]))\s*(?:\*\*|#+\s*)?(?:(?:and|so|therefore|thus|hence|finally)\b,?\s*)*(?:the|my|our)?\s*(?:final|correct|right|best)?\s*$",
@@ -235,7 +237,8 @@ def _find_open(text: str) -> _Found | None:
         return _Found(None, marked[1].strip(), marked.start(), marked.end())
     for statement in _STATEMENT.finditer(text):
         end = _sentence_end(text, statement.end())
-        answer = text[statement.end() : end].strip().strip("*_$ ").rstrip(".!").strip("*_$ ")
+        stated = _REASON.split(text[statement.end() : end], maxsplit=1)[0]
+        answer = stated.strip().strip("*_$ ").rstrip(".!").strip("*_$ ")
         if answer:
             return _Found(None, answer, statement.start(), end)
     return None

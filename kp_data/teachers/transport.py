@@ -240,9 +240,9 @@ def make_carrier(teacher: Teacher, endpoint: Endpoint) -> Carrier:
         from kp_data.teachers.direct import DirectCarrier
 
         return DirectCarrier(teacher, endpoint)
-    from kp_data.teachers.litellm_carrier import LitellmCarrier
+    from kp_data.teachers.litellm_pool import litellm_carrier
 
-    return LitellmCarrier(teacher, endpoint)
+    return litellm_carrier(teacher, endpoint)
 
 
 def parameters_of(teacher: Teacher, *, sample: int) -> dict[str, Any]:
@@ -263,6 +263,11 @@ def parameters_of(teacher: Teacher, *, sample: int) -> dict[str, Any]:
     if teacher.logprobs:
         parameters["logprobs"] = True
     return parameters
+
+
+def keep_secret(key: str) -> None:
+    """Have a key taken out of every message, whatever the environment calls it."""
+    _keys_in_use.add(key)
 
 
 def redact(text: str) -> str:

@@ -163,4 +163,4 @@ def test_open_jobs_are_told_in_a_phrase() -> None:
     job = Job("0" * 32, "gpt", "|openai/gpt", None, SUBMITTING, 1, None, NOW, NOW)
     assert describe_jobs([]) == ""
     assert describe_jobs([job]) == "1 cell in 1 batch job at the provider since 2026-01-02 00:00 UTC"
-    assert describe_jobs([job] * 1500).startswith("1,500 cells in 1500 batch jobs at the provider")
+    assert describe_jobs([job] * 1500).startswith("1,500 cells in 1,500 batch jobs at the provider")
