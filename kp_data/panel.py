@@ -2,12 +2,11 @@
 
 Axes: Q questions (in the order of questions.parquet), T teachers (in order of first appearance, or as asked).
 Answers are small integers that can be compared within one question: the choice index for a choice question, and for
-an open-ended one a number for each distinct normalised answer text. -1 stands for "none".
+an open-ended one the group of its text (`kp_data.answers.answer_groups`), 0 for gold's. -1 stands for "none".
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kp_data.answers import answer_groups
+from kp_data.answers import normalise_answer as normalise_answer
 from kp_data.errors import DataError
 from kp_data.schema import Mode, Question
 from kp_data.tables import questions_of, read_questions, read_responses
@@ -160,15 +161,6 @@ def question_text(question: Question) -> str:
     return "\n".join([*lines, question.question, *question.choices])
 
 
-def normalise_answer(text: str) -> str:
-    """An answer as compared with another: case, outer punctuation and runs of white space do not matter.
-
-    >>> normalise_answer('  The "Sun". ')
-    'the "sun'
-    """
-    return re.sub(r"\s+", " ", text).strip(" \t\n.,;:!?\"'()[]").casefold()
-
-
 def _align(
     questions: tuple[Question, ...],
     teachers: tuple[str, ...],
@@ -180,10 +172,8 @@ def _align(
     row_of = {question.id: row for row, question in enumerate(questions)}
     column_of = {teacher: column for column, teacher in enumerate(teachers)}
     shape = (len(questions), len(teachers))
-    codes: list[dict[str, int]] = [{} for _ in questions]
-    gold_Q = np.array(
-        [_code(question.answer_index, question.answer, codes[row]) for row, question in enumerate(questions)]
-    )
+    codes = _text_codes(questions, responses)
+    gold_Q = np.array([_code(question.answer_index, question.answer, codes[question.id]) for question in questions])
     rationale_mode: Mode = "teacher_forced" if "teacher_forced" in modes else "blind"
     rationale_QT = np.full(shape, None, dtype=object)
     answer_QT, stated_QT = np.full(shape, NONE), np.full(shape, NONE)
@@ -206,7 +196,7 @@ def _align(
                 f"column 'answer_index', row {number}: {index}, but question {question_id} has {len(choices)} choices",
                 place=place,
             )
-        code = _code(index, answer if not choices else None, codes[cell[0]])
+        code = _code(index, answer if not choices else None, codes[question_id])
         if mode == "blind" and error not in UNANSWERED:
             samples_QT[cell] += 1
             right_QT[cell] += code != NONE and code == gold_Q[cell[0]]
@@ -224,9 +214,25 @@ def _align(
     )
 
 
+def _text_codes(questions: Sequence[Question], responses: pa.Table) -> dict[str, dict[str, int]]:
+    """For each question, the number of every answer text given to it; only open-ended questions have any."""
+    texts: dict[str, dict[str, None]] = {question.id: {} for question in questions if not question.choices}
+    if texts:
+        for question_id, answer in zip(
+            *(responses[name].to_pylist() for name in ("question_id", "answer")), strict=True
+        ):
+            if answer is not None and question_id in texts:
+                texts[question_id][answer] = None
+    codes: dict[str, dict[str, int]] = {}
+    for question in questions:
+        given, gold = list(texts.get(question.id, ())), None if question.choices else question.answer
+        codes[question.id] = dict(zip(given, answer_groups(given, gold), strict=True))
+        if gold is not None:
+            codes[question.id][gold] = 0
+    return codes
+
+
 def _code(index: int | None, answer: str | None, known: dict[str, int]) -> int:
     if index is not None:
         return index
-    if answer is None:
-        return NONE
-    return known.setdefault(normalise_answer(answer), len(known))
+    return NONE if answer is None else known.get(answer, NONE)

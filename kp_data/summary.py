@@ -116,6 +116,8 @@ class Summary:
     Attributes:
         agreement_TT: (T, T) share of the questions both answered on which two teachers agree, nan: no such question;
             None without responses.
+        kappa_TT: (T, T) the same beyond chance (Cohen's kappa), on the questions with choices.
+        both_answered_TT: (T, T) how many questions both answered.
         conflict_rate: share of questions on which two teachers conclude differently; None where unknown.
         oracle_accuracy: share, of the labelled questions that some teacher answered blind, that some teacher got
             right; None where unknown.
@@ -127,6 +129,8 @@ class Summary:
     splits: Mapping[str, int]
     teachers: tuple[TeacherFacts, ...]
     agreement_TT: Array | None
+    kappa_TT: Array | None
+    both_answered_TT: Array | None
     conflict_rate: float | None
     oracle_accuracy: float | None
     conflicts: tuple[Conflict, ...]
@@ -157,6 +161,12 @@ def summarise(folder: Path, *, num_conflicts: int = 6) -> Summary:
     return summarise_tables(read_folder(folder), num_conflicts=num_conflicts)
 
 
+def _kappa_TT(panel: Panel) -> Array:
+    # Chance agreement has a meaning only where an answer's number means the same in every question.
+    choice_Q = np.array([bool(question.choices) for question in panel.questions], dtype=bool)
+    return measures.kappa_TT(panel.concluded_QT[choice_Q])
+
+
 def summarise_tables(tables: FolderTables, *, num_conflicts: int = 6) -> Summary:
     """As `summarise`, for tables already read."""
     panel = _panel(tables)
@@ -167,6 +177,8 @@ def summarise_tables(tables: FolderTables, *, num_conflicts: int = 6) -> Summary
         splits=dict(splits),
         teachers=_teacher_facts(tables, panel),
         agreement_TT=measures.agreement_TT(panel.concluded_QT) if panel else None,
+        kappa_TT=_kappa_TT(panel) if panel else None,
+        both_answered_TT=measures.both_answered_TT(panel.concluded_QT) if panel else None,
         conflict_rate=_conflict_rate(tables, panel),
         oracle_accuracy=_oracle_accuracy(panel),
         conflicts=_conflicts(tables, panel, num_conflicts) if panel else (),

@@ -135,7 +135,7 @@ def status(
     json_: Json = False,
 ) -> None:
     """Say where a panel stands, per teacher; also while it is being filled."""
-    from kp_data.generate import panel_status
+    from kp_data.generate import open_jobs, panel_status
 
     rows = [one.as_dict() for one in panel_status(panel, store_url=store)]
     if json_:
@@ -157,6 +157,8 @@ def status(
         Column("price", "cost", "range"),
     ]
     print_table(rows, columns)
+    if jobs := open_jobs(panel, store_url=store):
+        say(jobs)
 
 
 @app.command(rich_help_panel=ASK)

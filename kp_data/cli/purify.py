@@ -117,9 +117,9 @@ def compare(
     if json_:
         out_json(rows)
     elif not quiet:
-        from kp_data.report import COMPARE_COLUMNS, compare_rows, print_table
+        from kp_data.report import print_comparison
 
-        print_table(compare_rows(rows), COMPARE_COLUMNS, title=f"methods on {split}")
+        print_comparison(rows, title=f"methods on {split}")
         for note in dict.fromkeys(note for row in compared for note in row.notes):
             say(f"note: {note}")
 

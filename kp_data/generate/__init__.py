@@ -2,7 +2,7 @@
 
 from kp_data.generate.estimate import TeacherEstimate
 from kp_data.generate.run import Summary, estimate_panel, generate_panel
-from kp_data.generate.status import TeacherStatus, explain_cell, panel_status
+from kp_data.generate.status import TeacherStatus, explain_cell, open_jobs, panel_status
 
 __all__ = [
     "Summary",
@@ -11,5 +11,6 @@ __all__ = [
     "estimate_panel",
     "explain_cell",
     "generate_panel",
+    "open_jobs",
     "panel_status",
 ]

@@ -64,7 +64,7 @@ class Stock:
         self.left = max(0.0, self.left - need)
         return is_try
 
-    def learn(self, now: float, quota: Quota | None, *, uncounted: float, need: float) -> None:
+    def learn(self, now: float, quota: Quota | None, *, uncounted: float, need: float, share: float = 1.0) -> None:
         """The server said how much is left.
 
         Args:
@@ -72,11 +72,12 @@ class Stock:
             quota: what it said.
             uncounted: what calls have taken that it had not seen then.
             need: what a call takes.
+            share: part of it that may be taken here.
         """
         if quota is None or quota.remaining is None:
             return
         waits = self.pause_s(now, need) > 0
-        self.left = max(0.0, quota.remaining - uncounted)
+        self.left = max(0.0, share * quota.remaining - uncounted)
         self.whole_at = now + (BREAKER_FIRST_PAUSE_S if quota.reset_s is None else quota.reset_s)
         try_at = min(self.whole_at, now + LONGEST_PAUSE_S)
         # A wait that has begun is not made longer by every late answer that says the same.
@@ -88,9 +89,11 @@ class Account:
     """The state of one account.
 
     Attributes:
-        ceiling: calls in flight at most.
+        ceiling: calls in flight at most, of all workers together.
         rpm: requests a minute at most by configuration, None: no limit.
         tpm: tokens a minute at most by configuration, None: no limit.
+        share: the part of every limit that holds here, where several workers ask the same account; see `set_share`.
+        first_s: seconds until the first call, so that workers take turns and do not all begin at once.
         clock: seconds, never going back.
         limit: calls in flight that are allowed now.
         in_flight: calls that have started and not ended.
@@ -100,6 +103,8 @@ class Account:
     ceiling: int
     rpm: int | None = None
     tpm: int | None = None
+    share: float = 1.0
+    first_s: float = 0.0
     clock: Callable[[], float] = time.monotonic
     limit: float = field(init=False)
     in_flight: int = field(default=0, init=False)
@@ -112,7 +117,7 @@ class Account:
     _tokens_at: float = field(default=-math.inf, init=False)
     _failures: int = field(default=0, init=False)
     _pause_s: float = field(default=BREAKER_FIRST_PAUSE_S, init=False)
-    _alive_at: float = field(init=False)
+    _unanswered_at: float | None = field(default=None, init=False)
     _told: dict[str, tuple[float, RateLimits]] = field(default_factory=dict, init=False)
     _requests: Stock = field(default_factory=Stock, init=False)
     _tokens: tuple[Stock, Stock, Stock] = field(default_factory=lambda: (Stock(), Stock(), Stock()), init=False)
@@ -123,8 +128,15 @@ class Account:
     _answered_tries: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.limit = min(FIRST_LIMIT, self.ceiling)
-        self._alive_at = self.clock()
+        self.limit = min(max(1.0, FIRST_LIMIT * self.share), self.most)
+        if self.first_s > 0:
+            self._request_at = self.clock() + self.first_s
+
+    @property
+    def most(self) -> int:
+        """Calls in flight at most, here."""
+        # A little more than the product: 49 times a forty-ninth is less than one.
+        return max(1, math.floor(self.ceiling * self.share + 1e-9))
 
     @property
     def paused_s(self) -> float:
@@ -144,8 +156,13 @@ class Account:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the account last gave an answer."""
-        return self.clock() - self._alive_at
+        """Seconds that calls have waited without any answer; 0 while none has been made since the last."""
+        return 0.0 if self._unanswered_at is None else self.clock() - self._unanswered_at
+
+    def set_share(self, share: float) -> None:
+        """The part of every limit that holds here from now on: other workers have come or gone."""
+        self.share = share
+        self.limit = min(self.limit, self.most)
 
     def has_room(self) -> bool:
         """Whether the limit allows one more call in flight."""
@@ -160,9 +177,11 @@ class Account:
         now = self.clock()
         self.in_flight += 1
         self._starts.append(now)
+        if self._unanswered_at is None:
+            self._unanswered_at = now
         self._need = tokens
-        self._request_at = _spaced(self._request_at, now, 1, self.rpm, self.told_rpm)
-        self._tokens_at = _spaced(self._tokens_at, now, tokens, self.tpm, self.told_tpm)
+        self._request_at = _spaced(self._request_at, now, self._gap_s(1, self.rpm, self.told_rpm))
+        self._tokens_at = _spaced(self._tokens_at, now, self._gap_s(tokens, self.tpm, self.told_tpm))
         if self._told:
             tries = [self._requests.take(now, 1), *(stock.take(now, tokens) for stock in self._tokens)]
             self._is_trying = self._is_trying or any(tries)
@@ -187,9 +206,11 @@ class Account:
         if self._answered_tries >= DISBELIEF:
             self._requests, self._tokens = Stock(), (Stock(), Stock(), Stock())
             return
-        self._requests.learn(now, limits.requests, uncounted=self._uncounted(limits.requests, 1), need=1)
+        uncounted = self._uncounted(limits.requests, 1)
+        self._requests.learn(now, limits.requests, uncounted=uncounted, need=1, share=self.share)
         for stock, quota in zip(self._tokens, (limits.tokens, limits.input_tokens, limits.output_tokens), strict=True):
-            stock.learn(now, quota, uncounted=self._uncounted(quota, self._need), need=self._need)
+            uncounted = self._uncounted(quota, self._need)
+            stock.learn(now, quota, uncounted=uncounted, need=self._need, share=self.share)
         if self._told_pause_s(now) == 0:
             self._answered_tries = 0
 
@@ -203,7 +224,7 @@ class Account:
         self._failures, self._pause_s = 0, BREAKER_FIRST_PAUSE_S
         # A limit that is not used says nothing about what the server can take.
         if was_used:
-            self.limit = min(self.ceiling, self.limit + (1.0 if self._slow_start else 1.0 / self.limit))
+            self.limit = min(self.most, self.limit + (1.0 if self._slow_start else 1.0 / self.limit))
 
     def refuse(self, started: float, retry_after_s: float | None) -> None:
         """The server said that it is overloaded: fewer calls at once, and none for a while when there is one left.
@@ -238,12 +259,19 @@ class Account:
 
     def _ended(self) -> None:
         self._left()
-        self._alive_at = self.clock()
+        self._unanswered_at = self.clock() if self.in_flight else None
 
     def _left(self) -> None:
         self.in_flight -= 1
         # Which call ended is not told: calls end about as they began.
         self._age_s = self.clock() - self._starts.popleft()
+
+    def _gap_s(self, amount: float, configured: int | None, told: int | None) -> float:
+        """Seconds after a call that keep two rates; the server's word alone makes no pause endless."""
+        gap_s = 60.0 * amount / configured if configured else 0.0
+        if told:
+            gap_s = max(gap_s, min(60.0 * amount / told, LONGEST_PAUSE_S))
+        return gap_s / self.share
 
     def _rate_pause_s(self, now: float) -> float:
         return max(self._request_at - now, self._tokens_at - now, self._told_pause_s(now))
@@ -263,15 +291,12 @@ class Account:
         came_back = 0.0
         if quota.limit and quota.reset_s:
             a_second = min(quota.limit / 60.0, max(0, quota.limit - quota.remaining) / quota.reset_s)
-            came_back = a_second * self._age_s
+            came_back = a_second * self._age_s * self.share
         return max(0.0, self.in_flight * need - came_back)
 
 
-def _spaced(at: float, now: float, amount: float, configured: int | None, told: int | None) -> float:
-    """When the next call may start, so that two rates are kept; the server's word alone makes no pause endless."""
-    gap_s = 60.0 * amount / configured if configured else 0.0
-    if told:
-        gap_s = max(gap_s, min(60.0 * amount / told, LONGEST_PAUSE_S))
+def _spaced(at: float, now: float, gap_s: float) -> float:
+    """When the next call may start, so that there is a gap between calls on the average; 0: no gap."""
     return max(at, now - BURST_S) + gap_s if gap_s else at
 
 

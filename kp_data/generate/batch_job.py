@@ -310,7 +310,7 @@ class JobRun:
         if not (was_practice or is_old or office.settings.forget_lost):
             office.halt(
                 f"the provider knows no batch job {provider_id} for this key, and it may have been paid for; use the "
-                f"key it was handed in with, or --forget-batches to ask its {job.requests} cells anew"
+                f"key it was handed in with (after 30 days its {job.requests} cells are asked anew)"
             )
             return
         office.progressed = True

@@ -20,7 +20,7 @@ from typing import Any, Final
 from kp_data.config import Teacher
 from kp_data.errors import TeacherError
 from kp_data.generate.account import Account
-from kp_data.generate.batch import run_batches
+from kp_data.generate.batch import NoBlocks, run_batches
 from kp_data.generate.clerk import Clerk, clerk_of
 from kp_data.generate.estimate import most_tokens
 from kp_data.generate.feed import Feed
@@ -103,7 +103,7 @@ class _Desk:
 
     def _has_room(self) -> bool:
         # Calls whose outcome is not on disk yet count too: a kill never loses more calls than may be in flight.
-        return self.account.has_room() and len(self._calls) < self.account.ceiling
+        return self.account.has_room() and len(self._calls) < self.account.most
 
     def _next(self) -> tuple[Lane, Attempt] | None:
         now = time.monotonic()
@@ -218,6 +218,7 @@ async def ask_all(
     budget: Budget | None = None,
     stop: Stop | None = None,
     batches: Mapping[str, BatchClient] = MappingProxyType({}),
+    followed: Mapping[str, BatchClient] = MappingProxyType({}),
 ) -> None:
     """Ask every cell of a plan that the store does not hold yet and no other run is asking.
 
@@ -231,6 +232,7 @@ async def ask_all(
         budget: hard limit of what the store's cells may cost, None: none.
         stop: by which a person ends the run.
         batches: by teacher name, clients of those that are asked through their provider's batch API.
+        followed: the same of those that are asked call by call, and have jobs there from an earlier run.
 
     Raises:
         StoreError: an outcome could not be written; what was written stays.
@@ -241,14 +243,15 @@ async def ask_all(
         workers = []
         for teacher, tally in zip(plan.teachers, tallies, strict=True):
             feed = partial(Feed, plan, teacher, clerk, tally, retry_failed)
-            if teacher.name in batches:
+            client = batches.get(teacher.name) or followed.get(teacher.name)
+            if client is not None:
                 others = [one.name for one in plan.teachers if one is not teacher]
                 workers.append(
                     run_batches(
-                        feed,
+                        feed if teacher.name in batches else NoBlocks,
                         teacher=teacher,
                         endpoint=plan.endpoints[teacher.name],
-                        client=batches[teacher.name],
+                        client=client,
                         clerk=clerk,
                         claims=clerk.claims,
                         tally=tally,
@@ -257,6 +260,7 @@ async def ask_all(
                         others=others,
                     )
                 )
+            if teacher.name in batches:
                 continue
             name = account_of(teacher, plan.endpoints[teacher.name])
             if name not in desks:
@@ -307,10 +311,17 @@ def account_of(teacher: Teacher, endpoint: Endpoint) -> str:
 def _account(plan: Plan, name: str, limits: Limits) -> Account:
     """The account of a name; of limits that its teachers name, the lowest holds."""
     teachers = [teacher for teacher in plan.teachers if account_of(teacher, plan.endpoints[teacher.name]) == name]
+    rpm = min((teacher.rpm for teacher in teachers if teacher.rpm), default=None)
+    tpm = min((teacher.tpm for teacher in teachers if teacher.tpm), default=None)
+    # What a call takes is not known before the first: half of what it may write is a fair guess.
+    tokens = max(teacher.max_tokens for teacher in teachers) // 2
+    gap_s = max(60.0 / rpm if rpm else 0.0, 60.0 * tokens / tpm if tpm else 0.0)
     return Account(
         ceiling=min(teacher.concurrency or limits.concurrency for teacher in teachers),
-        rpm=min((teacher.rpm for teacher in teachers if teacher.rpm), default=None),
-        tpm=min((teacher.tpm for teacher in teachers if teacher.tpm), default=None),
+        rpm=rpm,
+        tpm=tpm,
+        share=limits.share,
+        first_s=limits.turn * gap_s,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC
 from typing import Final
 
-from kp_data.panel import normalise_answer
+from kp_data.answers import same_answer
 from kp_data.schema import Mode, Question, Response
 from kp_data.store import StoredCell
 from kp_data.teachers.parsing import ParsedAnswer, is_refusal, parse_answer
@@ -62,4 +62,4 @@ def _is_correct(parsed: ParsedAnswer, question: Question) -> bool | None:
         return parsed.index == question.answer_index if known else None
     if question.answer is None or parsed.answer is None:
         return None
-    return normalise_answer(parsed.answer) == normalise_answer(question.answer)
+    return same_answer(parsed.answer, question.answer)

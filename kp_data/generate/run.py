@@ -29,6 +29,7 @@ from kp_data.generate.tally import Limits, Tally
 from kp_data.questions import load_questions, select_questions
 from kp_data.schema import ERROR_CLASSES, Mode, Question, Response
 from kp_data.store import Store
+from kp_data.store.jobs import Jobs
 from kp_data.tables import Questions
 from kp_data.teachers.batches import BatchClient, batch_kind, make_batch_client
 from kp_data.teachers.prices import ceiling_of
@@ -205,6 +206,7 @@ class _Run:
         self._job, self._retry_failed = job, retry_failed
         self._carriers: dict[str, Carrier] = {}
         self._batches: dict[str, BatchClient] = {}
+        self._followed: dict[str, BatchClient] = {}
         self._unusable: dict[str, Counter[str]] = {teacher.name: Counter() for teacher in job.plan.teachers}
 
     async def ask(self) -> list[Tally]:
@@ -216,13 +218,18 @@ class _Run:
                     self._batches[teacher.name] = make_batch_client(teacher, endpoint)
                 else:
                     self._carriers[teacher.name] = make_carrier(teacher, endpoint)
+            if self._job.options.batch and self._carriers:
+                say(
+                    f"--batch: {', '.join(self._carriers)} asked call by call; behind a URL, `batch: openai` or "
+                    "`batch: anthropic` in kp.yaml says that there is a batch API"
+                )
             await check_all({**self._carriers, **self._batches})
             # Nothing is written before every teacher has been found.
             return await self._ask_and_export()
         finally:
             for carrier in self._carriers.values():
                 await carrier.close()
-            for client in self._batches.values():
+            for client in (*self._batches.values(), *self._followed.values()):
                 await client.close()
 
     async def _ask_and_export(self) -> list[Tally]:
@@ -234,6 +241,7 @@ class _Run:
             begin_panel(job.plan, job.out, questions, job.pool)
         store = Store.of_folder(job.out, job.options.store)
         try:
+            self._follow_jobs(store)
             tallies = [Tally(teacher.name, job.plan.count(teacher)) for teacher in job.plan.teachers]
             stop = await self._ask(store, tallies)
             say("writing the panel")
@@ -260,8 +268,18 @@ class _Run:
                 budget=budget,
                 stop=stop,
                 batches=self._batches,
+                followed=self._followed,
             )
         return stop
+
+    def _follow_jobs(self, store: Store) -> None:
+        """Batch jobs that an earlier run left at a provider are fetched, also when this one hands in none."""
+        waiting = {job.endpoint for job in Jobs(store).open_jobs()}
+        for teacher in self._job.plan.teachers:
+            endpoint = self._job.plan.endpoints[teacher.name]
+            has_api = teacher.name in self._carriers and batch_kind(teacher, endpoint) is not None
+            if has_api and endpoint.identity in waiting:
+                self._followed[teacher.name] = make_batch_client(teacher, endpoint)
 
     def _see(self, response: Response) -> None:
         if response.error in CONTENT_ERRORS:

@@ -23,6 +23,7 @@ from kp_data.generate.export import EXAMPLES_FILE
 from kp_data.generate.plan import Cell, Plan
 from kp_data.generate.reading import CONTENT_ERRORS, read_cell
 from kp_data.store import Store, StoredCell
+from kp_data.store.jobs import Jobs, describe_jobs
 from kp_data.tables import Questions, read_json, read_questions
 from kp_data.teachers.transport import Endpoint
 
@@ -74,6 +75,23 @@ def panel_status(folder: Path, *, store_url: str | None = None) -> list[TeacherS
     store = _open(folder, store_url)
     try:
         return [_status(plan, teacher, store) for teacher in plan.teachers]
+    finally:
+        store.close()
+
+
+def open_jobs(folder: Path, *, store_url: str | None = None) -> str:
+    """The batch jobs that providers are working on, in one phrase; "" without any.
+
+    Args:
+        folder: panel folder.
+        store_url: where its cells are, when not in the folder.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    store = _open(folder, store_url)
+    try:
+        return describe_jobs(Jobs(store).open_jobs())
     finally:
         store.close()
 

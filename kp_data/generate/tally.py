@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -29,6 +30,36 @@ class AccountView(Protocol):
     @property
     def reason(self) -> Reason:
         """Why it is paused or slowed down."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountReading:
+    """An `AccountView` of a moment that has passed, for who cannot look at the account itself."""
+
+    limit: float
+    in_flight: int
+    paused_s: float
+    reason: Reason
+
+    @classmethod
+    def of(cls, account: AccountView | None) -> AccountReading | None:
+        """How an account stands now."""
+        if account is None:
+            return None
+        return cls(account.limit, account.in_flight, account.paused_s, account.reason)
+
+    @classmethod
+    def sum_of(cls, views: Sequence[AccountView]) -> AccountReading | None:
+        """Several workers' parts of one account as a whole: it rests only while all of them do."""
+        if not views:
+            return None
+        reasons = Counter(view.reason for view in views if view.reason)
+        return cls(
+            limit=sum(view.limit for view in views),
+            in_flight=sum(view.in_flight for view in views),
+            paused_s=min(view.paused_s for view in views),
+            reason=reasons.most_common(1)[0][0] if reasons else "",
+        )
 
 
 @dataclass
@@ -85,9 +116,13 @@ class Limits:
         retries: tries after the first.
         timeout_s: of a call, in seconds.
         patience_s: seconds without any answer after which the teachers of an account are asked no further.
+        share: the part of every limit of an account that holds here, where several workers share the accounts.
+        turn: this worker's place among them, from 0.
     """
 
     concurrency: int
     retries: int
     timeout_s: float
     patience_s: float = 600.0
+    share: float = 1.0
+    turn: int = 0

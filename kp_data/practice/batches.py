@@ -177,8 +177,12 @@ class BatchDesk:
 
     def _create(self, dialect: Dialect) -> Handler:
         async def create(request: web.Request) -> web.Response:
-            body = json.loads(await _read(request))
-            return self._create_anthropic(request, body) if dialect == "anthropic" else self._create_openai(body)
+            content = await _read(request)
+            try:
+                body = json.loads(content)
+                return self._create_anthropic(request, body) if dialect == "anthropic" else self._create_openai(body)
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                raise NotServed(400, "the body, or the file, is not understood") from error
 
         return create
 
@@ -207,6 +211,9 @@ class BatchDesk:
         try:
             asked = read_requests(lines, dialect, self._speaker.models)
         except NotServed as error:
+            # The other dialect looks at its file only after it has taken the job.
+            if dialect == "anthropic":
+                raise
             end, message = "failed", str(error)
         if end == "failed":
             message = message or "a failure that was asked for"

@@ -8,7 +8,6 @@ Axes: T teachers.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 from markupsafe import Markup
+
+from kp_data.report.svg import centered, clipped, figure, text
 
 Array = np.ndarray[Any, Any]
 
@@ -56,13 +57,13 @@ def interval_chart(estimates: Sequence[Estimate], *, title: str, description: st
     body, top = [], 4
     for row in rows:
         lines = [estimate for estimate in estimates if estimate.row == row]
-        body.append(_text(0, top + 17, row, "label"))
+        body.append(text(0, top + 17, row, "label"))
         for offset, estimate in enumerate(lines):
             body.append(_interval_line(estimate, top + _HEAD + offset * _LINE, series.index(estimate.series)))
         top += _HEAD + len(lines) * _LINE + 10
     grid = Markup("").join(_grid_line(tick, top) for tick in (0, 25, 50, 75, 100))
     plot = Markup('<svg x="42%" width="55%" height="{}" overflow="visible">{}</svg>').format(top + _AXIS, grid)
-    return _figure([plot, *body], top + _AXIS, title, description)
+    return figure([plot, *body], top + _AXIS, title, description)
 
 
 def heatmap(names: Sequence[str], share_TT: Array, *, title: str, description: str) -> Markup:
@@ -80,11 +81,11 @@ def heatmap(names: Sequence[str], share_TT: Array, *, title: str, description: s
         for row, column in itertools.product(range(num), range(num))
         if row != column
     ]
-    heads = [_centered(100 * (column + 0.5) / num, 16, str(column + 1), "axis") for column in range(num)]
-    labels = [_clipped(24 + row * _CELL, _CELL, f"{row + 1}  {name}") for row, name in enumerate(names)]
+    heads = [centered(100 * (column + 0.5) / num, 16, str(column + 1), "axis") for column in range(num)]
+    labels = [clipped(24 + row * _CELL, _CELL, f"{row + 1}  {name}") for row, name in enumerate(names)]
     height = 24 + num * _CELL
     plot = Markup('<svg x="32%" width="68%" height="{}">{}</svg>').format(height, Markup("").join([*heads, *cells]))
-    return _figure([*labels, plot], height, title, description)
+    return figure([*labels, plot], height, title, description)
 
 
 def share_bars(shares: Mapping[str, float], *, title: str, description: str) -> Markup:
@@ -92,31 +93,20 @@ def share_bars(shares: Mapping[str, float], *, title: str, description: str) -> 
     body = []
     for number, (name, share) in enumerate(shares.items()):
         top = number * _BAR
-        body.append(_clipped(top, _BAR, name))
+        body.append(clipped(top, _BAR, name))
         # A fifth of the width stays free for the number.
         bar = Markup('<rect y="{}" width="{:.2f}%" height="16" class="bar"/>').format(top + 7, 80 * share)
         end = Markup('<svg x="{:.2f}%" overflow="visible">{}</svg>').format(
-            80 * share, _text(6, top + 20, _percent(share))
+            80 * share, text(6, top + 20, _percent(share))
         )
         body.append(Markup('<svg x="32%" width="68%" overflow="visible">{}{}</svg>').format(bar, end))
-    return _figure(body, max(1, len(shares)) * _BAR, title, description)
+    return figure(body, max(1, len(shares)) * _BAR, title, description)
 
 
-def wilson_interval(share: float, num: int) -> tuple[float, float] | None:
-    """95 % interval of a share of `num` questions; None for no questions.
-
-    Source: Wilson 1927, score interval without continuity correction.
-
-    >>> [round(bound, 3) for bound in wilson_interval(0.5, 100)]
-    [0.404, 0.596]
-    """
-    if num <= 0:
-        return None
-    z = 1.959964
-    middle = (share + z * z / (2 * num)) / (1 + z * z / num)
-    half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
-    # Rounding must not leave the share outside its own interval at 0 and 1.
-    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+def described(estimates: Sequence[Estimate]) -> str:
+    """The numbers of a chart in a sentence."""
+    parts = [f"{estimate.row} {estimate.series}".strip() + f" {100 * estimate.value:.1f} %" for estimate in estimates]
+    return "; ".join(parts) + "."
 
 
 def _interval_line(estimate: Estimate, top: int, series: int) -> Markup:
@@ -129,7 +119,7 @@ def _interval_line(estimate: Estimate, top: int, series: int) -> Markup:
         )
     shape = MARKS[series % len(MARKS)]
     mark = Markup('<svg x="{:.2f}%" y="11" overflow="visible">{}</svg>').format(100 * estimate.value, shape)
-    words = _text(0, top + 15, f"{estimate.series} {100 * estimate.value:.1f}{bounds}".strip())
+    words = text(0, top + 15, f"{estimate.series} {100 * estimate.value:.1f}{bounds}".strip())
     return Markup('{}<svg x="42%" y="{}" width="55%" height="22" overflow="visible">{}{}</svg>').format(
         words, top, line, mark
     )
@@ -137,7 +127,7 @@ def _interval_line(estimate: Estimate, top: int, series: int) -> Markup:
 
 def _grid_line(tick: int, bottom: int) -> Markup:
     line = Markup('<line x1="{0}%" x2="{0}%" y1="0" y2="{1}" class="grid"/>').format(tick, bottom)
-    return line + _centered(tick, bottom + 16, f"{tick} %" if tick == 100 else str(tick), "axis")
+    return line + centered(tick, bottom + 16, f"{tick} %" if tick == 100 else str(tick), "axis")
 
 
 def _cell(share: float, row: int, column: int, num: int) -> Markup:
@@ -147,31 +137,7 @@ def _cell(share: float, row: int, column: int, num: int) -> Markup:
     rect = Markup('<rect x="{:.3f}%" y="{}" width="{:.3f}%" height="{}" class="cell" fill-opacity="{:.3f}"/>').format(
         left, top, width, _CELL, 0.55 * share if known else 0.0
     )
-    return rect + _centered(left + width / 2, top + 24, f"{100 * share:.0f}" if known else "–")
-
-
-def _figure(body: Sequence[Markup], height: int, title: str, description: str) -> Markup:
-    # From what it says and not from a counter: the same page is the same bytes.
-    key = hashlib.sha256(f"{title}\n{description}".encode()).hexdigest()[:8]
-    return Markup(
-        '<svg class="chart" role="img" aria-labelledby="t{0} d{0}" width="100%" height="{1}">'
-        '<title id="t{0}">{2}</title><desc id="d{0}">{3}</desc>{4}</svg>'
-    ).format(key, height, title, description, Markup("").join(body))
-
-
-def _text(x: float, y: float, text: str, kind: str = "number") -> Markup:
-    return Markup('<text x="{}" y="{:g}" class="{}">{}</text>').format(x, y, kind, text)
-
-
-def _clipped(top: float, height: int, text: str) -> Markup:
-    """A label beside a drawing, cut off where the drawing begins; whole for those who point at it or have it read."""
-    inner = _text(0, height // 2 + 5, text, "label")
-    frame = '<svg y="{}" width="31%" height="{}" overflow="hidden"><title>{}</title>{}</svg>'
-    return Markup(frame).format(top, height, text, inner)  # noqa: S704  The frame is a constant.
-
-
-def _centered(percent: float, y: float, text: str, kind: str = "number") -> Markup:
-    return Markup('<text x="{:.2f}%" y="{:g}" class="{} middle">{}</text>').format(percent, y, kind, text)
+    return rect + centered(left + width / 2, top + 24, f"{100 * share:.0f}" if known else "–")
 
 
 def _percent(share: float) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jinja2
 from markupsafe import Markup
@@ -16,6 +17,9 @@ import kp_data
 from kp_data.errors import DataError
 from kp_data.summary import Conflict
 from kp_data.tables import replacing
+
+if TYPE_CHECKING:
+    from kp_data.report.examples import ComparedConflict
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +42,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page: a heading, a sentence, then whatever it has."""
+    """A part of a page: a heading, a sentence, then whatever it has.
+
+    Attributes:
+        fold: whether the table opens on request, because the chart already says what it says.
+    """
 
     heading: str
     lead: str = ""
     chart: Markup | None = None
     table: Table | None = None
-    conflicts: Sequence[Conflict] = ()
+    conflicts: Sequence[Conflict | ComparedConflict] = ()
     note: str = ""
+    fold: bool = False
 
 
 @dataclass(frozen=True)

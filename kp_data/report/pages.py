@@ -6,18 +6,19 @@ Axes: T teachers.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from kp_data.errors import DataError
-from kp_data.report.charts import Estimate, heatmap, interval_chart, share_bars, wilson_interval
+from kp_data.measures import wilson_interval
+from kp_data.report.agreement import agreement_sections
+from kp_data.report.charts import Estimate, described, interval_chart, share_bars
+from kp_data.report.comparison import compare_page, comparison_sections, read_comparisons
 from kp_data.report.html import Fact, ReportPage, Section
+from kp_data.report.readings import check_numbers, interval_of
+from kp_data.report.students import StudentRow, student_sections
 from kp_data.report.terminal import Column, as_html_table, format_value
 from kp_data.summary import Summary, TeacherFacts, summarise
-from kp_data.tables import read_json
 
 RULES: Final = (
     ("purified_accuracy", "purified"),
@@ -36,16 +37,6 @@ TEACHER_COLUMNS: Final = (
     Column("cost_usd", "cost", "money"),
 )
 
-COMPARE_COLUMNS: Final = (
-    Column("method", "method"),
-    Column("purified_accuracy", "accuracy", "percent"),
-    Column("interval", "95 % interval", "range"),
-    Column("gap_closed", "gap closed", "percent"),
-    Column("calls_per_question", "calls a question", "number"),
-    Column("seconds_fit", "seconds to fit", "number"),
-    Column("extra_parameters", "parameters", "number"),
-)
-
 SPLIT_COLUMNS: Final = (
     Column("split", "split"),
     Column("n_questions", "questions", "number"),
@@ -56,45 +47,7 @@ SPLIT_COLUMNS: Final = (
     Column("gap_closed", "gap closed", "percent"),
 )
 
-STUDENT_COLUMNS: Final = (
-    Column("name", "trained on"),
-    Column("split", "split"),
-    Column("n", "questions", "number"),
-    Column("accuracy", "accuracy", "percent"),
-    Column("interval", "95 % interval", "range"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class StudentRow:
-    """How good one student is on one split.
-
-    Attributes:
-        name: what it was trained on.
-        split: what it was tested on.
-        accuracy: share of right answers.
-        ci95: 95 % interval of it; None where not measured.
-        n: questions.
-    """
-
-    name: str
-    split: str
-    accuracy: float
-    ci95: tuple[float, float] | None = None
-    n: int | None = None
-
-    @classmethod
-    def of(cls, row: StudentRow | Mapping[str, Any]) -> StudentRow:
-        """A row from its fields, as `kp-train evaluate --json` gives them.
-
-        Raises:
-            DataError: a field is missing or is no number.
-        """
-        if isinstance(row, StudentRow):
-            return row
-        if missing := [name for name in ("name", "split", "accuracy") if name not in row]:
-            raise DataError(f"a student row without '{missing[0]}'")
-        return _student(str(row["name"]), str(row["split"]), row, f"student {row['name']!r}")
+_NUMBERS: Final = (*(column.key for column in SPLIT_COLUMNS if column.style != "text"), *(key for key, _ in RULES))
 
 
 def page_of_folder(folder: Path, students: Sequence[StudentRow | Mapping[str, Any]] = ()) -> ReportPage:
@@ -111,38 +64,15 @@ def page_of_folder(folder: Path, students: Sequence[StudentRow | Mapping[str, An
     compare = folder if folder.name == "compare.json" else folder / "compare.json"
     rows = [StudentRow.of(row) for row in students]
     if folder.name == "compare.json" or (compare.is_file() and not _has_tables(folder)):
-        return _compare_page(_comparisons(compare), rows)
+        return compare_page(compare, rows)
     summary = summarise(folder)
     _check_report(summary.tables.report, folder / "report.json")
-    comparisons = _comparisons(compare) if compare.is_file() else []
+    comparisons = read_comparisons(compare) if compare.is_file() else []
     return (
         _panel_page(summary, rows, comparisons)
         if summary.kind == "panel"
         else _purified_page(summary, rows, comparisons)
     )
-
-
-def read_students(files: Mapping[str, str | Path]) -> list[StudentRow]:
-    """What `kp-train evaluate --json` printed into files, one row a student and split.
-
-    Args:
-        files: what a student was trained on, to the file with its results.
-
-    Raises:
-        DataError: a file is missing or holds something else.
-    """
-    rows = []
-    for name, path in files.items():
-        result = read_json(Path(path))
-        if not isinstance(result, dict):
-            raise DataError("not a result of `kp-train evaluate --json`", place=path)
-        splits = result.get("splits")
-        parts = splits if isinstance(splits, dict) else {result.get("split"): result}
-        for split, part in parts.items():
-            if not isinstance(part, dict) or part.get("accuracy") is None:
-                raise DataError("holds no accuracy; write it with `kp-train evaluate --json`", place=path)
-            rows.append(_student(name, str(split or "test"), part, path))
-    return rows
 
 
 def teacher_rows(summary: Summary) -> list[dict[str, Any]]:
@@ -161,26 +91,6 @@ def teacher_rows(summary: Summary) -> list[dict[str, Any]]:
     ]
 
 
-def compare_rows(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row a method, under the keys of COMPARE_COLUMNS, best first."""
-    rows = [dict(entry) | {"interval": _interval_text(_interval(entry, "purified_accuracy"))} for entry in comparisons]
-    return sorted(rows, key=lambda row: -(row.get("purified_accuracy") or 0.0))
-
-
-def student_rows(students: Sequence[StudentRow]) -> list[dict[str, Any]]:
-    """One row a student and split, under the keys of STUDENT_COLUMNS."""
-    return [
-        {
-            "name": row.name,
-            "split": row.split,
-            "n": row.n,
-            "accuracy": row.accuracy,
-            "interval": _interval_text(row.ci95),
-        }
-        for row in students
-    ]
-
-
 def _panel_page(
     summary: Summary, students: Sequence[StudentRow], comparisons: Sequence[Mapping[str, Any]]
 ) -> ReportPage:
@@ -192,8 +102,8 @@ def _panel_page(
         sections=[
             *_teachers(summary),
             *_agreement(summary),
-            *_comparison(comparisons),
-            *_students(students),
+            *comparison_sections(comparisons),
+            *student_sections(students),
             *_conflicts(summary),
         ],
     )
@@ -208,24 +118,14 @@ def _purified_page(
         subtitle=f"{summary.num_questions:,} questions, purified by {method}; {_split_words(summary)}.",
         facts=_purified_facts(summary),
         sections=[
-            *_students(students),
+            *student_sections(students),
             *_accuracy(summary),
-            *_comparison(comparisons),
+            *comparison_sections(comparisons),
             *_shares(summary),
             *_teachers(summary),
             *_agreement(summary),
             *_conflicts(summary),
         ],
-    )
-
-
-def _compare_page(comparisons: Sequence[Mapping[str, Any]], students: Sequence[StudentRow]) -> ReportPage:
-    splits = {str(entry["split"]) for entry in comparisons if entry.get("split")}
-    on = f" on {', '.join(sorted(splits))}" if splits else ""
-    return ReportPage(
-        title="Methods side by side",
-        subtitle=f"{len(comparisons)} ways to choose one rationale a question, compared{on}.",
-        sections=[*_comparison(comparisons), *_students(students)],
     )
 
 
@@ -274,7 +174,7 @@ def _accuracy(summary: Summary) -> list[Section]:
     scored = {name: scores for name, scores in (splits or {"all": report}).items() if isinstance(scores, dict)}
     shown = {name: scores for name, scores in scored.items() if name not in ("train", "validation")} or scored
     estimates = [
-        Estimate(label, name, scores[key], *(_interval(scores, key) or (None, None)))
+        Estimate(label, name, scores[key], *(interval_of(scores, key) or (None, None)))
         for key, label in RULES
         for name, scores in shown.items()
         if scores.get(key) is not None
@@ -285,45 +185,9 @@ def _accuracy(summary: Summary) -> list[Section]:
         "A question counts as right when the teacher whose rationale was kept answered it right by itself; "
         "questions that this teacher never answered by itself are left out."
     )
-    chart = interval_chart(estimates, title="Accuracy by rule", description=_described(estimates))
+    chart = interval_chart(estimates, title="Accuracy by rule", description=described(estimates))
     table = as_html_table([{"split": name, **scores} for name, scores in scored.items()], SPLIT_COLUMNS)
     return [Section("How often the kept rationale is right", words, chart=chart, table=table)]
-
-
-def _students(students: Sequence[StudentRow]) -> list[Section]:
-    if not students:
-        return []
-    estimates = [Estimate(row.name, row.split, row.accuracy, *(row.ci95 or (None, None))) for row in students]
-    chart = interval_chart(estimates, title="Student accuracy", description=_described(estimates))
-    lead = "The same small model, trained on different targets. Lines are 95 % intervals over questions."
-    return [
-        Section(
-            "What the student learned", lead, chart=chart, table=as_html_table(student_rows(students), STUDENT_COLUMNS)
-        )
-    ]
-
-
-def _comparison(comparisons: Sequence[Mapping[str, Any]]) -> list[Section]:
-    if not comparisons:
-        return []
-    rows = compare_rows(comparisons)
-    estimates = [
-        Estimate(
-            str(row.get("method")), "", row["purified_accuracy"], *(_interval(row, "purified_accuracy") or (None, None))
-        )
-        for row in rows
-        if row.get("purified_accuracy") is not None
-    ]
-    chart = (
-        interval_chart(estimates, title="Accuracy by method", description=_described(estimates)) if estimates else None
-    )
-    used = [column for column in COMPARE_COLUMNS if any(row.get(column.key) is not None for row in rows)]
-    lead = (
-        "How often the teacher that a method chooses is right, over the labelled questions it answered blind. "
-        "Lines are 95 % intervals over questions."
-    )
-    notes = dict.fromkeys(str(note) for entry in comparisons for note in entry.get("notes") or ())
-    return [Section("Accuracy by method", lead, chart=chart, table=as_html_table(rows, used), note="; ".join(notes))]
 
 
 def _shares(summary: Summary) -> list[Section]:
@@ -339,7 +203,7 @@ def _teachers(summary: Summary) -> list[Section]:
     used = [column for column in TEACHER_COLUMNS if any(row.get(column.key) is not None for row in rows)]
     estimates = [_teacher_estimate(teacher) for teacher in summary.teachers if teacher.accuracy is not None]
     chart = (
-        interval_chart(estimates, title="Accuracy of each teacher", description=_described(estimates))
+        interval_chart(estimates, title="Accuracy of each teacher", description=described(estimates))
         if estimates
         else None
     )
@@ -360,26 +224,10 @@ def _teacher_estimate(teacher: TeacherFacts) -> Estimate:
 
 
 def _agreement(summary: Summary) -> list[Section]:
-    if summary.agreement_TT is None or len(summary.agreement_TT) < 2:
+    if summary.agreement_TT is None:
         return []
     names = [teacher.name for teacher in summary.teachers][: len(summary.agreement_TT)]
-    low, high = _extreme_pairs(names, summary.agreement_TT)
-    lead = "Percent of the questions both answered on which two teachers agree. Columns are numbered like rows."
-    chart = heatmap(names, summary.agreement_TT, title="Agreement between teachers", description=f"{low} {high}")
-    return [Section("Who agrees with whom", lead, chart=chart, note=f"{low} {high}".strip())]
-
-
-def _extreme_pairs(names: Sequence[str], share_TT: Any) -> tuple[str, str]:
-    pairs = [
-        (float(share_TT[row, column]), names[row], names[column])
-        for row in range(len(names))
-        for column in range(row)
-        if share_TT[row, column] == share_TT[row, column]
-    ]
-    if len(pairs) < 2:
-        return ("No two teachers answered the same question.", "") if not pairs else ("", "")
-    words = [f"{pair[2]} and {pair[1]}, {100 * pair[0]:.0f} %." for pair in (min(pairs), max(pairs))]
-    return f"Furthest apart: {words[0]}", f"Closest: {words[1]}"
+    return agreement_sections(names, summary.agreement_TT, kappa_TT=summary.kappa_TT, both_TT=summary.both_answered_TT)
 
 
 def _conflicts(summary: Summary) -> list[Section]:
@@ -389,76 +237,15 @@ def _conflicts(summary: Summary) -> list[Section]:
     return [Section("Where they contradict one another", lead, conflicts=summary.conflicts)]
 
 
-def _comparisons(path: Path) -> list[Mapping[str, Any]]:
-    found = read_json(path)
-    entries = found.get("methods", found.get("comparisons")) if isinstance(found, dict) else found
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError("not a list of methods; write it with `kp-data compare`", place=path)
-    for entry in entries:
-        _check_scores(entry, path)
-        if not isinstance(entry.get("notes") or [], list):
-            raise DataError("'notes' is no list; write it again with `kp-data compare`", place=path)
-    return entries
-
-
-def _check_scores(scores: Mapping[str, Any], place: object) -> None:
-    """What is shown as a number is one, or null.
-
-    Raises:
-        DataError: it is not; names it.
-    """
-    shown = {column.key for column in (*COMPARE_COLUMNS, *SPLIT_COLUMNS) if column.style in ("number", "percent")}
-    for key in sorted(shown | {key for key, _ in RULES}):
-        _number(scores.get(key), key, place)
-        _interval(scores, key, place)
-
-
 def _check_report(report: Mapping[str, Any], place: object) -> None:
     splits = report.get("splits")
     parts = splits.values() if isinstance(splits, dict) else ()
     for scores in (report, *(part for part in parts if isinstance(part, dict))):
-        _check_scores(scores, place)
-
-
-def _student(name: str, split: str, fields: Mapping[str, Any], place: object) -> StudentRow:
-    accuracy, count = (_number(fields.get(key), key, place) for key in ("accuracy", "n"))
-    if accuracy is None:
-        raise DataError("holds no accuracy; write it with `kp-train evaluate --json`", place=place)
-    return StudentRow(name, split, accuracy, _pair(fields.get("ci95"), place), None if count is None else int(count))
-
-
-def _number(value: Any, name: str, place: object) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"'{name}' is {str(value)[:40]!r}, which is no number; write the file again", place=place)
-    return float(value)
+        check_numbers(scores, _NUMBERS, place)
 
 
 def _has_tables(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("purified.parquet", "questions.parquet", "manifest.json"))
-
-
-def _interval(entry: Mapping[str, Any], key: str, place: object = "report") -> tuple[float, float] | None:
-    """The 95 % interval of a number, under `{key}_ci95` or in `ci95`."""
-    within = entry.get("ci95")
-    return _pair(entry.get(f"{key}_ci95", within.get(key) if isinstance(within, dict) else within), place)
-
-
-def _pair(value: Any, place: object) -> tuple[float, float] | None:
-    if not isinstance(value, list | tuple) or len(value) != 2 or None in value:
-        return None
-    low, high = (_number(bound, "ci95", place) for bound in value)
-    return None if low is None or high is None else (low, high)
-
-
-def _interval_text(interval: tuple[float, float] | None) -> str | None:
-    return None if interval is None else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f} %"
-
-
-def _described(estimates: Sequence[Estimate]) -> str:
-    parts = [f"{estimate.row} {estimate.series}".strip() + f" {100 * estimate.value:.1f} %" for estimate in estimates]
-    return "; ".join(parts) + "."
 
 
 def _split_words(summary: Summary) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from kp_data.report.examples import ComparedVoice
 from kp_data.report.html import ReportPage, Section, Table
 from kp_data.summary import Voice
 
@@ -20,7 +21,8 @@ class Column:
     Attributes:
         key: in the row; a row without it shows a dash.
         heading: above the column.
-        style: `text`, `percent` (of a share), `number`, `money` (US dollars) or `range`; all but text stand right.
+        style: `text`, `percent` (of a share), `points` (a difference of shares, signed), `number`, `count` (short),
+            `seconds`, `money` (US dollars) or `range`; all but text stand right.
     """
 
     key: str
@@ -81,16 +83,51 @@ def format_value(value: Any, style: str = "text") -> str:
 
     >>> format_value(0.7312, "percent"), format_value(1234567, "number"), format_value(0.003, "money")
     ('73.1 %', '1,234,567', '$0.0030')
+    >>> format_value(-0.0214, "points"), format_value(0.0312, "seconds"), format_value(22_713_216, "count")
+    ('−2.1', '31 ms', '22.7 M')
     """
     if value is None or value != value:
         return "–"
     if style == "percent":
-        return f"{100 * value:.1f} %"
+        return f"{_plain_zero(100 * value):.1f} %".replace("-", "−")
+    if style == "points":
+        points = _plain_zero(100 * value)
+        return f"{points:+.1f}".replace("-", "−") if points else "0.0"
+    if style == "count":
+        return f"{value / 1e6:,.1f} M" if value >= 1e6 else f"{value:,.0f}"
+    if style == "seconds":
+        return _seconds(float(value))
     if style == "money":
         return f"${value:,.2f}" if value == 0 or value >= 1 else f"${value:.4f}"
     if style == "number":
-        return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+        return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}".removesuffix(".00")
     return str(value)
+
+
+def interval_text(interval: tuple[float, float] | None, style: str = "percent") -> str | None:
+    """An interval as a person reads it, of shares or (`points`) of differences; None for none.
+
+    >>> interval_text((0.401, 0.6)), interval_text((-0.012, 0.05), "points")
+    ('40.1–60.0 %', '−1.2 to +5.0')
+    """
+    if interval is None:
+        return None
+    if style == "points":
+        return " to ".join(format_value(bound, "points") for bound in interval)
+    return f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f} %"
+
+
+def _plain_zero(value: float) -> float:
+    """The value, but 0 where one decimal would show a zero with a sign."""
+    return value if abs(value) >= 0.05 else 0.0
+
+
+def _seconds(value: float) -> str:
+    if value < 0.001:
+        return f"{1e6 * value:.0f} µs"
+    if value < 1:
+        return f"{1e3 * value:.1f} ms" if value < 0.01 else f"{1e3 * value:.0f} ms"
+    return f"{value:.1f} s" if value < 10 else f"{value:,.0f} s"
 
 
 def _print_section(section: Section, stream: TextIO) -> None:
@@ -109,9 +146,10 @@ def _print_section(section: Section, stream: TextIO) -> None:
         stream.write(f"  {_printable(section.note)}\n")
 
 
-def _heard(voice: Voice) -> str:
+def _heard(voice: Voice | ComparedVoice) -> str:
     verdict = "" if voice.correct is None else ", right" if voice.correct else ", wrong"
-    kept = " (kept)" if voice.chosen else ""
+    keepers = voice.kept_by if isinstance(voice, ComparedVoice) else ()
+    kept = f" (kept{' by ' + ', '.join(keepers) if keepers else ''})" if voice.chosen else ""
     return f"{voice.teacher}{kept}: {voice.conclusion or 'no answer read'}{verdict}"
 
 

@@ -35,6 +35,9 @@ def _litellm() -> Any:
     # it does not say which organisation pays.
     if not any(os.environ.get(name) for name in _ORGANISATION):
         os.environ.setdefault("EXPERIMENTAL_OPENAI_BASE_LLM_HTTP_HANDLER", "True")
+    # How many calls run at a time is the engine's to say; waiting for a connection here would count as a slow teacher.
+    for name in ("AIOHTTP_CONNECTOR_LIMIT", "AIOHTTP_CONNECTOR_LIMIT_PER_HOST"):
+        os.environ.setdefault(name, "10000")
     import litellm
 
     litellm.telemetry = False

@@ -145,9 +145,11 @@ def main() -> None:
     except Exception as error:
         os.write(outgoing, pack([{"broken": f"{type(error).__name__}: {error}"[:_LONGEST_MESSAGE]}]))
         sys.exit(1)
-    # litellm leaves some hundred thousand objects that never go away: the collector need not look at them again.
+    # litellm leaves some hundred thousand objects that never go away: the collector need not look at them again, and
+    # looks less often at the rest.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     selector = WatchedSelector()
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
         runner.run(serve(incoming, outgoing, selector))

@@ -7,16 +7,20 @@ import json
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from batch_child import Job, plan_of, run
 
+from kp_data.config import Generate, Teacher
 from kp_data.errors import StoreError, TeacherError
-from kp_data.generate import batch
+from kp_data.generate import generate_panel
 from kp_data.practice import TEACHERS, practice_server
 from kp_data.practice.batch_jobs import BatchBehaviour
+from kp_data.schema import MEASURED_COLUMNS
 from kp_data.store import Claims, Store, StoredCell
 from kp_data.store.jobs import UNSENT, JobCell, Jobs, new_job_id
 from kp_data.teachers.batches import Row, make_batch_client
@@ -293,17 +297,15 @@ def test_money_of_a_job_at_the_provider_stays_reserved_between_runs(tmp_path: Pa
 
 
 def test_a_job_that_the_provider_does_not_know_is_not_paid_again_unasked(tmp_path: Path) -> None:
-    job = Job(str(tmp_path), "", questions=5)
-    with server(looks=10**6) as url:
-        _leave_job(tmp_path, Job(str(tmp_path), url, questions=5), "batch_999")
+    with server() as url:
         job = Job(str(tmp_path), url, questions=5)
+        _leave_job(tmp_path, job, "batch_999")
         tally = asyncio.run(run(job))
         assert (tally.answered, tally.left, stats(url)["batches"]["jobs"]) == (0, 5, 0)
         assert tally.stopped is not None
         assert "knows no batch job batch_999 for this key" in tally.stopped
-    with server() as url:
         tally = asyncio.run(run(Job(str(tmp_path), url, questions=5, settings={"forget_lost": True})))
-        assert tally.left == 5 or tally.answered == 5
+        assert (tally.answered, stats(url)["batches"]["jobs"]) == (5, 1)
 
 
 def _leave_job(folder: Path, job: Job, provider_id: str | None, *, endpoint: str | None = None) -> str:
@@ -346,7 +348,7 @@ def test_a_job_of_another_teacher_of_the_run_is_left_to_it(tmp_path: Path) -> No
     with server() as url:
         job = Job(str(tmp_path), url)
         _leave_job(tmp_path, job, None)
-        tally = asyncio.run(run(Job(**{**vars(job), "teacher": "ada"}), others=["ada"]))
+        tally = asyncio.run(run(job, others=["ada"]))
         assert (tally.answered, tally.elsewhere, stats(url)["batches"]["jobs"]) == (0, 20, 0)
 
 
@@ -390,11 +392,7 @@ def test_a_failure_is_never_written_over_a_reply(tmp_path: Path) -> None:
         keys = [cell.key for cell in plan.cells(plan.teachers[0])]
         _leave_job(tmp_path, job, None)
         store = Store.of_folder(tmp_path)
-        with server():
-            pass
         cell = next(iter(plan.cells(plan.teachers[0])))
-        from datetime import UTC, datetime
-
         store.put([StoredCell(cell.key, cell.request, 1, datetime.now(UTC), reply="mine")])
         store.close()
         asyncio.run(run(job))
@@ -402,10 +400,31 @@ def test_a_failure_is_never_written_over_a_reply(tmp_path: Path) -> None:
     assert stored(job)[keys[1]].error == "bad_response"
 
 
+def test_batch_jobs_and_single_calls_go_together_in_one_run(tmp_path: Path) -> None:
+    def panel(out: str, url: str, *, is_batch: bool) -> Any:
+        teachers = [
+            Teacher(name=name, model=f"practice/{name}", api_base=url, batch=kind)
+            for name, kind in (("ada", "openai"), ("bruno", None), ("clara", "anthropic"))
+        ]
+        summary = generate_panel("practice:30", out=tmp_path / out, teachers=teachers, options=Generate(batch=is_batch))
+        assert summary.left == 0
+        return pq.read_table(tmp_path / out / "responses.parquet").drop_columns(list(MEASURED_COLUMNS))
+
+    with server(looks=0) as url:
+        together = panel("together", url, is_batch=True)
+        told = stats(url)
+        assert (told["batches"]["jobs"], told["batches"]["answered"]) == (2, 60)
+        assert told["requests_per_model"] == {"bruno": 30}
+        # The same cells under the same keys: nothing is left to ask without the batch API either.
+        assert panel("together", url, is_batch=False).equals(together)
+        assert stats(url)["completed"] == 90
+        assert panel("alone", url, is_batch=False).equals(together)
+
+
 def test_a_run_whose_cells_were_taken_over_stops_with_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch.Jobs, "begin", lambda *_, **__: None)
+    monkeypatch.setattr(Jobs, "begin", lambda *_, **__: None)
     with server() as url, pytest.raises(StoreError, match="another process took over cells"):
         asyncio.run(run(Job(str(tmp_path), url)))
 

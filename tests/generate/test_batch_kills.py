@@ -123,7 +123,6 @@ def test_kills_at_any_moment_lose_no_job_and_pay_for_no_cell_twice(tmp_path: Pat
     assert (tally.left, answered(job)) == (0, 120)
     assert (told["answered"], told["repeated"]) == (120, 0)
     # The kills met it in the middle: some jobs in, some rows stored.
-    print(states)
     assert any(0 < rows < 120 for _, rows in states) or any(0 < jobs < 12 for jobs, _ in states)
 
 

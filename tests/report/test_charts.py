@@ -3,11 +3,10 @@
 import xml.etree.ElementTree as ET
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kp_data.report.charts import Estimate, heatmap, interval_chart, share_bars, wilson_interval
+from kp_data.report.charts import Estimate, heatmap, interval_chart, share_bars
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff"), max_size=20)
@@ -72,16 +71,3 @@ def test_every_chart_names_and_describes_itself():
     assert (title.text, description.text) == ("Shares", "ada has all.")
     assert root.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
     assert root.get("role") == "img"
-
-
-@pytest.mark.parametrize(("share", "num"), [(0.0, 10), (1.0, 10), (0.5, 1), (0.3, 1000)])
-def test_the_interval_of_a_share_holds_it_and_stays_within_0_and_1(share, num):
-    low, high = wilson_interval(share, num)
-    assert 0.0 <= low <= share <= high <= 1.0
-    # By hand, for no successes: the upper bound is z² / (n + z²).
-    if share == 0.0:
-        assert np.isclose(high, 3.8414588 / (num + 3.8414588), atol=1e-6)
-
-
-def test_no_questions_give_no_interval():
-    assert wilson_interval(0.5, 0) is None
