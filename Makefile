@@ -14,7 +14,7 @@ help:
 	@echo "make test      the test suite"
 	@echo "make test-all  the slow tests too"
 	@echo "make lint      format, lint and types, as in CI"
-	@echo "make bench     the benchmarks of tests/benchmarks"
+	@echo "make bench     the benchmarks of tests/benchmarks; BENCH='--cells 5000' and the like"
 	@echo "make install   the environment alone"
 	@echo "make lock      resolve requirements.lock anew (needs uv)"
 
@@ -43,7 +43,7 @@ lint: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python tests/benchmarks/generate.py
+	$(BIN)/python tests/benchmarks/generate.py $(BENCH)
 
 # torch and what only its CUDA build needs are left out: see `install`.
 APART := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cccl nvidia-cuda-cupti \

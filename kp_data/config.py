@@ -90,6 +90,10 @@ class Generate(_Section):
     """Ask teachers whose provider has a batch API through it, at half the price and within a day."""
     budget: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """What the cells of the store may cost in all, over every run, in US dollars; never exceeded."""
+    engine: Literal["local", "ray"] = "local"
+    """Ask from this process, or from workers on a Ray cluster."""
+    workers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """How many there are on a Ray cluster; default: one a node, at least two."""
     seed: int = 0
 
 
@@ -279,5 +283,6 @@ generate:
   timeout_s: 120
   transport: auto        # auto | direct | litellm
   batch: false           # provider batch APIs where there are any: half the price, answers within a day
+  engine: local          # local | ray: workers on a Ray cluster, which need a store that all reach
   # budget: 5.00         # US dollars for everything in this panel's store, over all runs; never exceeded
 """

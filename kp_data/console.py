@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
+import time
 import types
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Final, NoReturn
 
 from kp_data.errors import KpError
 
 EXIT_INTERNAL: Final = 1
 EXIT_INTERRUPTED: Final = 130
+
+_FIRST_LINE_S: Final = 3.0
+_NEXT_LINE_S: Final = 5.0
 
 _quiet = False
 
@@ -43,6 +50,24 @@ def out_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str), flush=True)
 
 
+def stage_lines() -> Callable[[str, int, int], None]:
+    """Progress of long work as lines on stderr: each stage once it has lasted a while, then now and then."""
+    began = last = time.monotonic()
+    known = ""
+
+    def show(stage: str, done: int, total: int) -> None:
+        nonlocal began, last, known
+        now = time.monotonic()
+        if stage != known:
+            began, known = now, stage
+        # Work that is over in seconds needs no word.
+        if now - began >= _FIRST_LINE_S and now - last >= _NEXT_LINE_S:
+            last = now
+            say(f"{stage}: {done:,} of {total:,}")
+
+    return show
+
+
 def run_app(app: Callable[..., Any], program: str) -> NoReturn:
     """Run a Typer app to the end of the process, every outcome with its exit code and one message.
 
@@ -54,6 +79,8 @@ def run_app(app: Callable[..., Any], program: str) -> NoReturn:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if "--help" in arguments:
         _spare_markdown()
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(args=arguments, prog_name=program, standalone_mode=False)
     except KpError as error:
@@ -78,6 +105,11 @@ def run_app(app: Callable[..., Any], program: str) -> NoReturn:
     if code == EXIT_INTERRUPTED:
         _fail("interrupted; what is done is saved, the same command goes on from here", EXIT_INTERRUPTED, debug)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM ends a command as Ctrl-C does: half-written files are removed, and a message says how to go on."""
+    raise KeyboardInterrupt
 
 
 def _spare_markdown() -> None:

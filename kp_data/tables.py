@@ -274,9 +274,9 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise DataError(
-            f"cannot be written ({error.strerror or error}); free space or choose another folder", place=path
-        ) from error
+        # pyarrow makes a sentence of it, with the name of the temporary file.
+        reason = os.strerror(error.errno) if error.errno else error
+        raise DataError(f"cannot be written ({reason}); free space or choose another folder", place=path) from error
     finally:
         with suppress(OSError):
             temporary.unlink()

@@ -76,6 +76,10 @@ def generate(
     router: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Ask only the teacher that this fitted router chooses.")
     ] = None,
+    engine: Annotated[str | None, typer.Option(help="local, or ray: workers on a Ray cluster; default local.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="With --engine ray; default: one a node, at least two.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Cells, tokens and cost per teacher; nothing is asked or written.")
     ] = False,
@@ -112,12 +116,17 @@ def generate(
         "transport": transport,
         "budget": budget,
         "batch": batch,
+        "engine": engine,
+        "workers": workers,
         "seed": seed,
     }
+    options = with_options(settings.generate, given)
+    if workers is not None and options.engine != "ray":
+        raise ConfigError("--workers is for --engine ray; one process needs no more, see --concurrency")
     how: dict[str, Any] = {
         "out": out,
         "teachers": teachers,
-        "options": with_options(settings.generate, given),
+        "options": options,
         "columns": pairs_of(map_ or (), "--map"),
         "retry_failed": names_of(retry_failed),
         "route": _route_by(router) if router is not None else None,

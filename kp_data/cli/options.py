@@ -20,7 +20,22 @@ Embedder = Annotated[str, typer.Option(help="Sentence encoder: minilm (packaged)
 Labels = Annotated[Literal["gold", "agreement"], typer.Option(help="What routers learn from.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; default: what is there.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts embedded at a time.")]
+Config = Annotated[Path | None, typer.Option(help="kp.yaml: models, and how they are asked.")]
+Aggregator = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Who writes, for aggregation: as for --teacher, or a name in kp.yaml."),
+]
+MethodOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE", help="Of the method, see `kp-data methods --json`; METHOD.NAME=VALUE for several."
+    ),
+]
+Budget = Annotated[float | None, typer.Option(metavar="USD", help="Hard limit over all runs on the panel's store.")]
 Endpoint = Annotated[str | None, typer.Option(help="Hub to talk to; default: HF_ENDPOINT, or huggingface.co.")]
+
+
+_FORMS = {"--students": "NAME=FILE", "--option": "NAME=VALUE"}
 
 
 def names_of(text: str | None) -> list[str]:
@@ -42,6 +57,6 @@ def pairs_of(options: Iterable[str], flag: str) -> dict[str, str]:
     for text in options:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
-            raise ConfigError(f"{flag} {text}: write {'NAME=FILE' if flag == '--students' else 'COLUMN=FIELD'}")
+            raise ConfigError(f"{flag} {text}: write {_FORMS.get(flag, 'COLUMN=FIELD')}")
         pairs[name] = value
     return pairs

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kp_data.cli.app import app
 from kp_data.cli.options import (
     PURIFY,
+    Aggregator,
     BatchSize,
+    Budget,
+    Config,
     Device,
     Embedder,
     Json,
     Labels,
+    MethodOptions,
     PanelDir,
     Quiet,
     Seed,
     names_of,
     pairs_of,
 )
-from kp_data.console import out_json, say, set_quiet
+from kp_data.console import out_json, say, set_quiet, stage_lines
 from kp_data.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kp_data.purify import Partners
 
 
 @app.command(rich_help_panel=PURIFY)
@@ -31,6 +39,10 @@ def purify(
     method: Annotated[str, typer.Option(help="One of `kp-data methods`.", show_default=False)],
     out: Annotated[Path, typer.Option(help="New folder for the purified dataset.", show_default=False)],
     teachers: Annotated[str | None, typer.Option(metavar="A,B", help="Only these teachers.")] = None,
+    aggregator: Aggregator = None,
+    option: MethodOptions = None,
+    config: Config = None,
+    budget: Budget = None,
     labels: Labels = "gold",
     embedder: Embedder = "minilm",
     device: Device = None,
@@ -44,6 +56,7 @@ def purify(
     from kp_data.purify import purify_panel
 
     set_quiet(quiet)
+    partners = _partners(config, budget)
     result = purify_panel(
         Panel.read(panel, teachers=names_of(teachers) or None),
         method=method,
@@ -53,6 +66,9 @@ def purify(
         embedder=embedder,
         device=device,
         batch_size=batch_size,
+        options=_options_of([method], option or (), aggregator, partners).get(method),
+        progress=stage_lines(),
+        partners=partners,
     )
     if json_:
         out_json(result.as_dict())
@@ -84,6 +100,10 @@ def compare(
     ] = "test",
     out: Annotated[Path | None, typer.Option(help="Folder for compare.json and report.html.")] = None,
     teachers: Annotated[str | None, typer.Option(metavar="A,B", help="Only these teachers.")] = None,
+    aggregator: Aggregator = None,
+    option: MethodOptions = None,
+    config: Config = None,
+    budget: Budget = None,
     labels: Labels = "gold",
     embedder: Embedder = "minilm",
     device: Device = None,
@@ -97,9 +117,10 @@ def compare(
     from kp_data.purify import compare_methods
 
     set_quiet(quiet)
+    partners, names = _partners(config, budget), names_of(methods)
     compared = compare_methods(
         Panel.read(panel, teachers=names_of(teachers) or None),
-        names_of(methods),
+        names,
         split=split,
         seed=seed,
         out=out,
@@ -107,6 +128,9 @@ def compare(
         embedder=embedder,
         device=device,
         batch_size=batch_size,
+        options=_options_of(names, option or (), aggregator, partners),
+        progress=stage_lines(),
+        partners=partners,
     )
     rows = [row.as_dict() for row in compared]
     if out is not None:
@@ -212,3 +236,36 @@ def report(
         say(f"report: {html}")
     else:
         print_page(page)
+
+
+def _partners(config: Path | None, budget: float | None) -> Partners:
+    """What methods may work with: models as kp.yaml says, and students of kp-train."""
+    from kp_data.config import load_config, with_options
+    from kp_data.purify import Partners
+    from kp_train.reward import learner_named
+
+    settings = load_config(config)
+    asking = with_options(settings.generate, {"budget": budget})
+    return Partners(config=settings.model_copy(update={"generate": asking}), learner=learner_named)
+
+
+def _options_of(
+    methods: Sequence[str], given: Sequence[str], aggregator: str | None, partners: Partners
+) -> dict[str, dict[str, Any]]:
+    """Method name to its options; `NAME=VALUE` goes to the one method, `METHOD.NAME=VALUE` to that of several."""
+    from kp_data.purify import aggregator_text, find_method, read_options
+
+    texts: dict[str, dict[str, str]] = {name: {} for name in methods}
+    for name, value in pairs_of(given, "--option").items():
+        method, dot, option = name.rpartition(".")
+        if not dot and len(methods) > 1:
+            raise ConfigError(f"--option {name}={value}: write METHOD.{name}={value}, there are several methods")
+        if (method := method or methods[0]) not in texts:
+            raise ConfigError(f"--option {name}={value}: {method} is not among the methods {', '.join(methods)}")
+        texts[method][option] = value
+    options = {name: read_options(find_method(name), text) for name, text in texts.items()}
+    if aggregator is not None:
+        if "aggregation" not in options:
+            raise ConfigError("--aggregator is for the method 'aggregation'; leave it out")
+        options["aggregation"]["aggregator"] = aggregator_text(aggregator, partners.config)
+    return options

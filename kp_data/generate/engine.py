@@ -224,7 +224,7 @@ async def ask_all(
 
     Args:
         plan: the cells.
-        carriers: by teacher name, checked to be reachable.
+        carriers: by teacher name, checked to be reachable; a teacher without one is asked no single call.
         store: where outcomes go.
         limits: see there.
         tallies: one a teacher, in the plan's order; kept up to date while the run goes on.
@@ -260,7 +260,7 @@ async def ask_all(
                         others=others,
                     )
                 )
-            if teacher.name in batches:
+            if teacher.name not in carriers:
                 continue
             name = account_of(teacher, plan.endpoints[teacher.name])
             if name not in desks:

@@ -43,6 +43,7 @@ _OURS: Final = re.compile(
     r"\.lock|\..*\.tmp)$"
 )
 EXAMPLES_FILE: Final = "examples.parquet"
+_WRITTEN: Final = ("questions.parquet", EXAMPLES_FILE, "responses.parquet", "run.json")
 
 
 def check_out(out: Path, questions: pa.Table) -> pa.Table:
@@ -106,7 +107,13 @@ def check_teachers(out: Path, plan: Plan) -> None:
 
 
 def begin_panel(plan: Plan, out: Path, questions: pa.Table, pool: pa.Table | None) -> None:
-    """Write questions.parquet and run.json first, so that a folder that is being filled is known for what it is."""
+    """Write questions.parquet and run.json first, so that a folder that is being filled is known for what it is.
+
+    Only one run writes at a time, so what a killed one has left half-written is nobody's, and is removed.
+    """
+    for name in _WRITTEN:
+        for left in out.glob(f".{name}.*.tmp"):
+            left.unlink(missing_ok=True)
     write_parquet(questions, out / "questions.parquet")
     if pool is not None:
         write_parquet(pool, out / EXAMPLES_FILE)

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,8 @@ from filelock import FileLock, Timeout
 from kp_data.config import Generate, Teacher
 from kp_data.console import say
 from kp_data.errors import ConfigError, DataError, TeacherError
+from kp_data.generate.cluster import how_many, joined_cluster
+from kp_data.generate.crew import ask_with_workers
 from kp_data.generate.engine import Budget, ask_all, check_all
 from kp_data.generate.estimate import TeacherEstimate, estimate_plan, store_to_read
 from kp_data.generate.export import begin_panel, check_out, check_teachers, example_pool, export_panel
@@ -26,6 +28,7 @@ from kp_data.generate.reading import CONTENT_ERRORS
 from kp_data.generate.status import rationales_of
 from kp_data.generate.stopping import Stop
 from kp_data.generate.tally import Limits, Tally
+from kp_data.generate.worker import task_of
 from kp_data.questions import load_questions, select_questions
 from kp_data.schema import ERROR_CLASSES, Mode, Question, Response
 from kp_data.store import Store
@@ -128,7 +131,8 @@ def generate_panel(
         teachers = known_teachers(source, teachers)
         base = _practice_base(teachers, stack)
         job = _prepare(source, questions, out, teachers, options, route, base)
-        run = _Run(job, retry_failed)
+        workers = _workers(job, stack, practice=base is not None) if options.engine == "ray" else 0
+        run = _Run(job, retry_failed, workers)
         tallies = asyncio.run(run.ask())
         return run.summary(tallies)
 
@@ -202,12 +206,13 @@ def _prepare(
 
 
 class _Run:
-    def __init__(self, job: Job, retry_failed: Collection[str]) -> None:
-        self._job, self._retry_failed = job, retry_failed
+    def __init__(self, job: Job, retry_failed: Collection[str], workers: int = 0) -> None:
+        self._job, self._retry_failed, self._workers = job, retry_failed, workers
         self._carriers: dict[str, Carrier] = {}
         self._batches: dict[str, BatchClient] = {}
         self._followed: dict[str, BatchClient] = {}
         self._unusable: dict[str, Counter[str]] = {teacher.name: Counter() for teacher in job.plan.teachers}
+        self._settled: Counter[str] = Counter()
 
     async def ask(self) -> list[Tally]:
         plan = self._job.plan
@@ -247,6 +252,8 @@ class _Run:
             say("writing the panel")
             with _locked(job.out):
                 export_panel(job.plan, store, job.out, see=self._see)
+            if self._workers:
+                self._count_reused(tallies)
         finally:
             store.close()
         if stop.asked.is_set() and any(tally.left for tally in tallies):
@@ -258,19 +265,25 @@ class _Run:
         limits = Limits(options.concurrency, options.retries, options.timeout_s)
         budget = self._job.budget
         async with live_view(tallies, stop=stop, budget_left_usd=lambda: budget.left_usd if budget else None):
-            await ask_all(
-                self._job.plan,
-                self._carriers,
-                store,
-                limits,
-                tallies,
-                retry_failed=self._retry_failed,
-                budget=budget,
-                stop=stop,
-                batches=self._batches,
-                followed=self._followed,
-            )
+            how: dict[str, Any] = {
+                "budget": budget,
+                "stop": stop,
+                "batches": self._batches,
+                "followed": self._followed,
+            }
+            if self._workers:
+                task, access = task_of(self._job.plan, self._job.table, self._job.out, limits, options.store)
+                task = replace(task, retry_failed=frozenset(self._retry_failed), budget_usd=options.budget)
+                await ask_with_workers(self._workers, task, access, store, tallies, **how)
+            else:
+                plan, retry_failed = self._job.plan, self._retry_failed
+                await ask_all(plan, self._carriers, store, limits, tallies, retry_failed=retry_failed, **how)
         return stop
+
+    def _count_reused(self, tallies: Sequence[Tally]) -> None:
+        """Workers count as known what another has answered: after the export it is known for sure."""
+        for tally in tallies:
+            tally.reused = max(0, self._settled[tally.teacher] - tally.answered)
 
     def _follow_jobs(self, store: Store) -> None:
         """Batch jobs that an earlier run left at a provider are fetched, also when this one hands in none."""
@@ -282,6 +295,7 @@ class _Run:
                 self._followed[teacher.name] = make_batch_client(teacher, endpoint)
 
     def _see(self, response: Response) -> None:
+        self._settled[response.teacher] += response.error is None or response.error in CONTENT_ERRORS
         if response.error in CONTENT_ERRORS:
             self._unusable[response.teacher][response.error] += 1
 
@@ -289,6 +303,18 @@ class _Run:
         plan = self._job.plan
         saved = 0.0 if plan.routed is None else 1 - 1 / len(plan.teachers)
         return Summary(self._job.out, len(plan.questions), tuple(tallies), self._unusable, saved)
+
+
+def _workers(job: Job, stack: ExitStack, *, practice: bool) -> int:
+    """How many workers a Ray cluster is to have for a run; this process is part of the cluster as long as the stack is.
+
+    Raises:
+        ConfigError: there is no such cluster, or its nodes do not reach what they need.
+    """
+    cluster = stack.enter_context(joined_cluster(job.options.workers))
+    cluster.check_reach(store_url=job.options.store, practice=practice)
+    ceiling = min(teacher.concurrency or job.options.concurrency for teacher in job.plan.teachers)
+    return how_many(cluster.nodes, job.options.workers, at_most=min(ceiling, len(job.plan.questions)))
 
 
 def _check_classes(retry_failed: Collection[str]) -> None:

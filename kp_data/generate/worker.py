@@ -13,10 +13,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
+from sqlalchemy import make_url
 
 from kp_data.console import set_quiet
+from kp_data.errors import ConfigError
 from kp_data.generate.account import Account
 from kp_data.generate.engine import Budget, ask_all, check_all
 from kp_data.generate.plan import Plan
@@ -26,6 +29,19 @@ from kp_data.store import Store
 from kp_data.tables import Questions
 from kp_data.teachers.prompts import PROMPT_VERSION
 from kp_data.teachers.transport import Carrier, Endpoint, keep_secret, make_carrier
+
+LOST: Final = "every worker was lost"
+"""Why a teacher is asked no further whose workers are all gone."""
+_SUMS: Final = (
+    "in_flight",
+    "retrying",
+    "unfunded",
+    "at_provider",
+    "prompt_tokens",
+    "completion_tokens",
+    "cost_usd",
+    "cost_unknown",
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +115,19 @@ class Sight:
             for tally in self.tallies
         )
         return replace(self, tallies=tallies, now=now)
+
+
+def task_of(plan: Plan, table: pa.Table, out: Path, limits: Limits, store_url: str | None) -> tuple[Task, Access]:
+    """A plan as workers get it, what is secret apart from the rest, and every path absolute.
+
+    Raises:
+        ConfigError: the store is in the memory of one process.
+    """
+    if store_url is not None and (url := make_url(store_url)).get_backend_name() == "sqlite":
+        if url.database in (None, "", ":memory:"):
+            raise ConfigError(f"--store {store_url}: workers need a file or a server")
+        store_url = str(url.set(database=str(Path(url.database or "").resolve())))
+    return Task(replace(plan, endpoints={}), table, out.resolve(), limits), Access(plan.endpoints, store_url)
 
 
 class Worker:
@@ -202,7 +231,7 @@ def turned(plan: Plan, table: pa.Table, *, turn: int, of: int) -> Plan:
     )
 
 
-def merge(tally: Tally, parts: Sequence[Tally]) -> None:
+def merge(tally: Tally, parts: Sequence[Tally], *, beside: Sequence[Tally] = ()) -> None:
     """Bring what is known of a teacher up to date with what each worker knows of it.
 
     What other workers have answered a worker counts as known before. So the cells that are done are at least those
@@ -212,12 +241,17 @@ def merge(tally: Tally, parts: Sequence[Tally]) -> None:
     Args:
         tally: of the whole run.
         parts: one a worker; of those that have ended too, at rest.
+        beside: of those that ask nothing and bring in what batch jobs of earlier runs have answered.
     """
+    reasons = [part.stopped for part in parts if part.stopped is not None]
+    # One worker that goes on is enough; that others are lost says less than why the rest stopped.
+    tally.stopped = min(reasons, key=LOST.__eq__) if reasons and len(reasons) == len(parts) else None
+    parts = [*parts, *beside]
     tally.answered = sum(part.answered for part in parts)
     tally.failed = sum((part.failed for part in parts), Counter[str]())
     tally.reused = max(0, *(part.done for part in parts)) - tally.answered - tally.failed.total()
     tally.reused = max(0, tally.reused)
-    for name in ("in_flight", "retrying", "prompt_tokens", "completion_tokens", "cost_usd", "cost_unknown", "unfunded"):
+    for name in _SUMS:
         setattr(tally, name, sum(getattr(part, name) for part in parts))
     tally.ignored = sum((part.ignored for part in parts), Counter[str]())
     for part in parts:
@@ -231,6 +265,17 @@ def merge(tally: Tally, parts: Sequence[Tally]) -> None:
     tally.account = AccountReading.sum_of([part.account for part in parts if part.account is not None])
 
 
-def at_rest(tally: Tally) -> Tally:
+def at_rest(tally: Tally, *, lost: bool = False) -> Tally:
     """What stays of a worker's tally when it has ended, or is lost: nothing is in its hands any more."""
-    return replace(tally, in_flight=0, retrying=0, retry_at=None, retry_why="", elsewhere=0, unfunded=0, account=None)
+    stopped = LOST if lost else tally.stopped
+    return replace(
+        tally,
+        stopped=stopped,
+        in_flight=0,
+        retrying=0,
+        retry_at=None,
+        retry_why="",
+        elsewhere=0,
+        unfunded=0,
+        account=None,
+    )

@@ -163,6 +163,7 @@ class _Stats:
         self.completed: dict[str, Counter[str]] = {}
         self.billed: dict[str, Counter[str]] = {}
         self.in_flight = 0
+        self.most_in_flight = 0
         self.abandoned = 0
 
     def begin(self, ask: Ask) -> None:
@@ -178,6 +179,7 @@ class _Stats:
     def working(self) -> Iterator[None]:
         """A call that the model works on; whoever hangs up meanwhile pays all the same."""
         self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             yield
         except asyncio.CancelledError:
@@ -205,6 +207,7 @@ class _Stats:
             "begun": {model: dict(calls) for model, calls in self.begun.items()},
             "begun_again": sum(count - 1 for calls in self.begun.values() for count in calls.values()),
             "in_flight": self.in_flight,
+            "most_in_flight": self.most_in_flight,
             "abandoned": self.abandoned,
             "billed": {model: dict(bill) for model, bill in self.billed.items()},
             "batches": batches.stats(),

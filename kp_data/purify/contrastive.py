@@ -17,6 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kp_data.purify.encoders import MINILM
+from kp_data.purify.fine_tuning import Schedule, TunedEncoder, fine_tune, seeded
+from kp_data.purify.gate import Lesson, question_texts
+from kp_data.purify.protocol import Context
 from kp_data.purify.routers import SimilarityHead
 from kp_data.purify.similarity_options import SimilarityOptions
 
@@ -27,13 +31,16 @@ TEACHER_SCALE: Final = 0.78
 
 
 class RouterHead(nn.Module):
-    """Question embeddings and trainable teacher embeddings in one space; their cosine is the routing score."""
+    """Question embeddings and trainable teacher embeddings in one space; their cosine is the routing score.
+
+    With `projected_size` 0 the question embeddings are taken as they are: an encoder below learns in their place.
+    """
 
     def __init__(self, size: int, num_teachers: int, *, projected_size: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.project = nn.Linear(size, projected_size)
+        self.project: nn.Module = nn.Linear(size, projected_size) if projected_size else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.teacher_TK = nn.Parameter(torch.randn(num_teachers, projected_size) * TEACHER_SCALE)
+        self.teacher_TK = nn.Parameter(torch.randn(num_teachers, projected_size or size) * TEACHER_SCALE)
 
     def embed(self, question_ND: Tensor) -> Tensor:
         """(N, K) unit vectors of questions."""
@@ -48,25 +55,32 @@ class RouterHead(nn.Module):
 def teacher_loss(similarity_NT: Tensor, good_NT: Tensor, bad_NT: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Pull a question towards every teacher that is right on it, away from those that are wrong.
 
-    For each right teacher i: -log(e^s_i / (e^s_i + sum over wrong j of e^s_j)), s = cosine / temperature; summed over
-    the right teachers of a question. A question with no right or no wrong teacher contributes exactly 0.
+    For each teacher i: good_i * -log(e^s_i / (e^s_i + sum over j of bad_j e^s_j)), s = cosine / temperature; summed
+    over the teachers of a question. With labels of 0 and 1 these are the right against the wrong ones. A question
+    with no right or no wrong teacher contributes exactly 0.
 
     Args:
         similarity_NT: (N, T) cosines.
-        good_NT: (N, T) bool, teachers that are right.
-        bad_NT: (N, T) bool, teachers that are wrong; a teacher may be neither.
+        good_NT: (N, T) in [0, 1], how right each teacher is.
+        bad_NT: (N, T) in [0, 1], how wrong; a teacher may be neither.
         temperature: divides the cosines.
 
     Returns: (N,) loss of each question, in nats.
     Source: RouterDC (arXiv:2409.19886), sample-LLM loss. Differs: all right and all wrong teachers instead of a fixed
-    number of each, and one mask per question.
+    number of each, one mask per question, and labels between 0 and 1.
     """
     score_NT = similarity_NT / temperature
-    signal_N = good_NT.any(1) & bad_NT.any(1)
+    good_NT, bad_NT = good_NT.to(score_NT.dtype), bad_NT.to(score_NT.dtype)
+    signal_N1 = ((good_NT > 0).any(1) & (bad_NT > 0).any(1))[:, None]
     # A finite stand-in for minus infinity: rows without a wrong teacher would otherwise put nan into the gradient.
-    bad_N1 = score_NT.masked_fill(~bad_NT, torch.finfo(score_NT.dtype).min).logsumexp(1, keepdim=True)
-    pair_NT = functional.softplus(bad_N1 - score_NT)
-    return torch.where(good_NT & signal_N[:, None], pair_NT, 0.0).sum(1)
+    lowest = torch.finfo(score_NT.dtype).min
+    weighted_NT = torch.where(bad_NT > 0, score_NT + bad_NT.clamp(min=1e-30).log(), lowest)
+    # A teacher that is partly right and partly wrong does not compete with itself.
+    num_teachers = score_NT.shape[1]
+    alone_TT = torch.eye(num_teachers, dtype=torch.bool)
+    rival_NTT = weighted_NT[:, None, :].expand(-1, num_teachers, -1).masked_fill(alone_TT, lowest)
+    pair_NT = functional.softplus(rival_NTT.logsumexp(2) - score_NT)
+    return torch.where((good_NT > 0) & signal_N1, good_NT * pair_NT, 0.0).sum(1)
 
 
 def cluster_loss(
@@ -131,7 +145,7 @@ def train_head(
 
     Args:
         question_ND: (N, D) embeddings of the training questions.
-        good_NT, bad_NT: (N, T) bool, teachers right and wrong on each.
+        good_NT, bad_NT: (N, T) bool, or float in [0, 1], how right and how wrong each teacher is.
         cluster_N: (N,) int, text cluster of each.
         options: sizes, weights and the schedule.
         seed: of the weights, the order of questions and the draws within a batch.
@@ -159,12 +173,72 @@ def train_head(
     return Trained(kept, epoch, best_epoch, best)
 
 
+def train_tuned(
+    lesson: Lesson,
+    labels: tuple[Array, Array],
+    cluster_N: Array,
+    options: SimilarityOptions,
+    context: Context,
+    progress: Callable[[int, int], None],
+) -> tuple[SimilarityHead, TunedEncoder, dict[str, Any]]:
+    """Train the encoder itself with the teacher embeddings, as RouterDC does.
+
+    Args:
+        lesson: questions and validation.
+        labels: (N, T) how right and (N, T) how wrong each teacher is.
+        cluster_N: (N,) int, text cluster of each training question.
+        options, context: of the run.
+        progress: called with (step, steps).
+    """
+    pooling = "mean" if options.encoder == MINILM else "cls"
+    encoder = TunedEncoder.start(
+        options.encoder,
+        context.embed.device,
+        max_tokens=options.max_tokens,
+        pooling=pooling,
+        batch_size=context.embed.batch_size,
+    )
+    schedule = Schedule(
+        encoder_learning_rate=options.encoder_learning_rate,
+        head_learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        batch_size=options.batch_size,
+        max_epochs=options.tuned_epochs,
+        patience=options.patience,
+        frozen_layers=options.frozen_layers,
+    )
+    with seeded(context.seed):
+        generator = torch.Generator().manual_seed(context.seed)
+        head = RouterHead(encoder.size, labels[0].shape[1], projected_size=0)
+        known = tuple(torch.from_numpy(part) for part in (*labels, cluster_N))
+
+        def loss(state_ND: Tensor, rows_N: Tensor) -> Tensor:
+            # The head is small, and its draws come from one generator: it stays on the CPU wherever the encoder is.
+            return batch_loss(head, (state_ND.cpu(), *(part[rows_N] for part in known)), options, generator)
+
+        facts = fine_tune(
+            encoder,
+            head,
+            loss,
+            question_texts(lesson.train),
+            schedule=schedule,
+            validate=lambda state_VD: lesson.validation_accuracy(
+                frozen_head(head, options.temperature).score(state_VD)
+            ),
+            validation_texts=question_texts(lesson.validation),
+            progress=progress,
+        )
+    return frozen_head(head, options.temperature), encoder, facts
+
+
 def frozen_head(head: RouterHead, temperature: float) -> SimilarityHead:
     """A copy of the weights as they are now, which scores without torch."""
-    project, bias, teacher = (
-        part.detach().clone().numpy() for part in (head.project.weight, head.project.bias, head.teacher_TK)
-    )
-    return SimilarityHead(project, bias, teacher, temperature)
+    teacher_TK = head.teacher_TK.detach().cpu().clone()
+    size = teacher_TK.shape[1]
+    project_KD, bias_K = torch.eye(size), torch.zeros(size)
+    if isinstance(head.project, nn.Linear):
+        project_KD, bias_K = (part.detach().cpu().clone() for part in (head.project.weight, head.project.bias))
+    return SimilarityHead(project_KD.numpy(), bias_K.numpy(), teacher_TK.numpy(), temperature)
 
 
 def batch_loss(
@@ -174,7 +248,7 @@ def batch_loss(
     question_ND, good_NT, bad_NT, cluster_N = batch
     question_NK = head.embed(question_ND)
     teacher_N = teacher_loss(head.similarity(question_NK), good_NT, bad_NT, temperature=options.temperature)
-    signal_N = good_NT.any(1) & bad_NT.any(1)
+    signal_N = (good_NT > 0).any(1) & (bad_NT > 0).any(1)
     loss = teacher_N.sum() / signal_N.sum().clamp(min=1)
     if options.cluster_weight:
         cluster_loss_N, has_N = cluster_loss(

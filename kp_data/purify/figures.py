@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from kp_data.measures import agreement_TT, comparable_accuracy_T, correct_QT, judged_QT, unfinished_note
+from kp_data.measures import (
+    agreement_TT,
+    comparable_accuracy_T,
+    correct_QT,
+    judged_QT,
+    unfinished_note,
+    wilson_interval,
+)
 from kp_data.panel import NONE, Panel
 from kp_data.purify.metrics import accuracy, gap_closed, majority_Q, ranking_T, teacher_share_T
 from kp_data.purify.protocol import Purification
@@ -37,6 +44,8 @@ class Figures:
         majority_accuracy, oracle_accuracy: of the vote; of "some teacher is right"; over the labelled questions that
             some teacher answered.
         gap_closed: (purified - best single) / (oracle - best single).
+        ci95: 95 % intervals (Wilson) of the four accuracies, where each question is right or wrong; not for `all`,
+            which is partly right.
     """
 
     n_questions: int
@@ -51,6 +60,7 @@ class Figures:
     majority_accuracy: float | None
     oracle_accuracy: float | None
     gap_closed: float | None
+    ci95: dict[str, list[float] | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,7 +126,22 @@ class Outcome:
             majority_accuracy=accuracy(self.majority_Q[known_Q]),
             oracle_accuracy=oracle,
             gap_closed=gap_closed(purified, best, oracle),
+            ci95={
+                "purified_accuracy": _interval(self.purified_Q[known_Q]),
+                "best_single_accuracy": _interval(self.best_Q[known_Q]),
+                "majority_accuracy": _interval(self.majority_Q[known_Q]),
+                "oracle_accuracy": _interval(self.oracle_Q[known_Q]),
+            },
         )
+
+
+def _interval(right_Q: Array) -> list[float] | None:
+    """Wilson's interval of a share of right questions; None where a question can be partly right, or none is known."""
+    known_Q = right_Q[~np.isnan(right_Q)]
+    if not np.isin(known_Q, (0.0, 1.0)).all():
+        return None
+    found = wilson_interval(float(known_Q.mean()), len(known_Q)) if len(known_Q) else None
+    return None if found is None else list(found)
 
 
 def outcome_of(panel: Panel, purification: Purification) -> Outcome:

@@ -13,13 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import numpy as np
 
+from kp_data.learner import MakeLearner
 from kp_data.panel import NONE, Panel
 from kp_data.purify.embedding import Embedder
 from kp_data.schema import Question
+
+if TYPE_CHECKING:
+    from kp_data.config import Config
 
 Array = np.ndarray[Any, Any]
 Labels = Literal["gold", "agreement"]
@@ -134,6 +138,22 @@ class FitData:
 
 
 @dataclass(frozen=True)
+class Partners:
+    """What some methods work with beyond a panel; the command line brings it together.
+
+    Attributes:
+        config: kp.yaml: how models are asked (`generate`), and known models (`teachers`); None: the defaults.
+        learner: name of a student to what makes it, for rewards; see `kp_data.learner`.
+    """
+
+    config: Config | None = None
+    learner: Callable[[str], MakeLearner] | None = None
+
+
+ALONE: Final = Partners()
+
+
+@dataclass(frozen=True)
 class Context:
     """What a run gives every method.
 
@@ -141,11 +161,13 @@ class Context:
         seed: of every random choice.
         embed: question texts to unit vectors; remembers what it has embedded.
         progress: told how far each stage is.
+        partners: beyond the panel.
     """
 
     seed: int = 0
     embed: Embedder = field(default_factory=Embedder)
     progress: Progress = quiet
+    partners: Partners = ALONE
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from kp_data.panel import NONE, Panel
 from kp_data.purify.embedding import MINILM, Embedder
 from kp_data.purify.figures import Report, agreement_matrix, by_split, by_subject, outcome_of, panel_notes
 from kp_data.purify.labels import fit_data
-from kp_data.purify.protocol import Context, Fitted, Labels, Method, Progress, Purification, quiet
+from kp_data.purify.protocol import ALONE, Context, Fitted, Labels, Method, Partners, Progress, Purification, quiet
 from kp_data.purify.registry import check_needs, find_method, make_options
 from kp_data.schema import AGGREGATED, PURIFIED, PURIFIED_COLUMNS, SCHEMA_VERSION
 from kp_data.tables import read_json, read_responses, table_of_questions, write_json, write_parquet
@@ -66,6 +66,7 @@ def purify_panel(
     batch_size: int = 64,
     options: Mapping[str, Any] | None = None,
     progress: Progress = quiet,
+    partners: Partners = ALONE,
 ) -> Report:
     """Keep one rationale a question and write the purified folder.
 
@@ -83,6 +84,7 @@ def purify_panel(
         device, batch_size: for embedding.
         options: the method's own, by name.
         progress: called with (stage, done, total).
+        partners: models and students, for methods that work with one.
 
     Returns: the report, as it stands in `report.json`.
     Raises:
@@ -99,7 +101,7 @@ def purify_panel(
     if (report := _standing(out, identity)) is not None:
         return report
     embed = Embedder(embedder, batch_size, device, lambda done, total: progress("embedding questions", done, total))
-    run = run_method(panel, chosen, settings, Context(seed, embed, progress), labels=labels)
+    run = run_method(panel, chosen, settings, Context(seed, embed, progress, partners), labels=labels)
     report = make_report(panel, run)
     with _folder(out) as temporary:
         write_parquet(purified_table(panel, run.purification, method), temporary / PURIFIED_FILE)

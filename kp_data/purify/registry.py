@@ -9,13 +9,38 @@ from typing import Any, Final, get_type_hints
 
 from kp_data.errors import ConfigError, MethodError
 from kp_data.panel import NONE, Panel
+from kp_data.purify.aggregation import AGGREGATION
 from kp_data.purify.baselines import ALL, BEST_SINGLE, MAJORITY, ORACLE, RANDOM
+from kp_data.purify.consensus import CONSENSUS
+from kp_data.purify.plackett_luce import PLACKETT_LUCE
+from kp_data.purify.plm_classifier import PLM_CLASSIFIER
 from kp_data.purify.protocol import FitData, Method, MethodInfo
 from kp_data.purify.similarity_router import SIMILARITY_ROUTER
+from kp_data.purify.teacher_selection import TEACHER_SELECTION
+from kp_data.purify.verified import VERIFIER
+from kp_data.purify.weighted_vote import WEIGHTED_VOTE
 
 METHODS: Final[Mapping[str, Method]] = {
-    method.info.name: method for method in (SIMILARITY_ROUTER, RANDOM, BEST_SINGLE, MAJORITY, ORACLE, ALL)
+    method.info.name: method
+    for method in (
+        SIMILARITY_ROUTER,
+        PLACKETT_LUCE,
+        PLM_CLASSIFIER,
+        RANDOM,
+        BEST_SINGLE,
+        MAJORITY,
+        WEIGHTED_VOTE,
+        ORACLE,
+        ALL,
+        AGGREGATION,
+        TEACHER_SELECTION,
+        CONSENSUS,
+        VERIFIER,
+    )
 }
+
+
+_TRUTH: Final = {"true": True, "yes": True, "false": False, "no": False}
 
 
 def methods() -> tuple[MethodInfo, ...]:
@@ -50,10 +75,31 @@ def make_options(method: Method, given: Mapping[str, Any]) -> Any:
             there = f"there are {', '.join(names)}" if names else "the method has none"
             raise ConfigError(f"unknown{_nearest(name, names)}; {there}", place=place)
         accepted = (int, float) if types[name] is float else types[name]
-        if isinstance(value, bool) or not isinstance(value, accepted):
+        if isinstance(value, bool) != (accepted is bool) or not isinstance(value, accepted):
             raise ConfigError(f"{value!r} is not {types[name].__name__}", place=place)
     # An integer given for a float must not make another run.json than the float.
     return method.options(**{name: float(value) if types[name] is float else value for name, value in given.items()})
+
+
+def read_options(method: Method, given: Mapping[str, str]) -> dict[str, Any]:
+    """Options as the command line writes them, as values of the types that `make_options` wants.
+
+    Raises: ConfigError, when a text cannot be of its option's type. Unknown names are left to `make_options`.
+
+    >>> read_options(METHODS["aggregation"], {"examples": "3", "show_gold": "no"})
+    {'examples': 3, 'show_gold': 'no'}
+    """
+    types = get_type_hints(method.options)
+    read: dict[str, Any] = {}
+    for name, text in given.items():
+        wanted = types.get(name, str)
+        try:
+            read[name] = _TRUTH[text.lower()] if wanted is bool else wanted(text) if wanted in (int, float) else text
+        except (ValueError, KeyError) as error:
+            raise ConfigError(
+                f"{text!r} is not {wanted.__name__}", place=f"{method.info.name} option '{name}'"
+            ) from error
+    return read
 
 
 def check_needs(method: Method, panel: Panel, data: FitData) -> None:

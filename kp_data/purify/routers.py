@@ -5,14 +5,14 @@ Axes: Q questions, T teachers, D embedding size, K projected size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
-from kp_data.errors import DataError
+from kp_data.errors import DataError, KpError
 from kp_data.panel import question_text
 from kp_data.purify.embedding import Embedder
 from kp_data.purify.protocol import Router
@@ -47,11 +47,11 @@ class ConstantRouter:
     def route(self, questions: Sequence[Question]) -> tuple[Array, tuple[str, ...]]:
         """(Q, T) float, the same row for each question; the teacher with the highest score."""
         score_QT = np.tile(np.array(self.scores, dtype=float), (len(questions), 1))
-        return score_QT, _names(self.teachers, score_QT)
+        return score_QT, names_of_best(self.teachers, score_QT)
 
     def save(self, folder: Path) -> None:
         """Write `router.json`."""
-        _write_config(folder, kind="constant", method=self.method, teachers=self.teachers, scores=list(self.scores))
+        write_config(folder, kind="constant", method=self.method, teachers=self.teachers, scores=list(self.scores))
 
     @classmethod
     def load(cls, folder: Path, config: dict[str, Any], embed: Embedder) -> ConstantRouter:
@@ -87,60 +87,67 @@ class SimilarityHead:
         return self.project_KD.size + self.bias_K.size + self.teacher_TK.size
 
 
+class TextEncoder(Protocol):
+    """Texts to (N, D) float32: a frozen `Embedder`, or a fine-tuned encoder."""
+
+    @property
+    def num_parameters(self) -> int: ...
+
+    encoder: str
+
+    def __call__(self, texts: Sequence[str]) -> Array: ...
+
+
 @dataclass(frozen=True)
 class SimilarityRouter:
     """Chooses the teacher whose embedding is nearest to the question's."""
 
     teachers: tuple[str, ...]
     head: SimilarityHead
-    embed: Embedder = field(repr=False)
+    embed: TextEncoder = field(repr=False)
     method: str = "similarity-router"
 
     def route(self, questions: Sequence[Question]) -> tuple[Array, tuple[str, ...]]:
         """(Q, T) float, probability of each teacher; the most probable one."""
         question_QD = self.embed([question_text(question) for question in questions])
-        if question_QD.shape[1] != self.head.project_KD.shape[1]:
-            message = f"fitted on embeddings of size {self.head.project_KD.shape[1]}, but {self.embed.encoder!r} gives"
-            raise DataError(f"{message} {question_QD.shape[1]}; fit the router again with this encoder", place="router")
+        check_size(self.head.project_KD.shape[1], question_QD, self.embed.encoder)
         score_QT = self.head.score(question_QD)
-        return score_QT, _names(self.teachers, score_QT)
+        return score_QT, names_of_best(self.teachers, score_QT)
 
     def save(self, folder: Path) -> None:
         """Write `router.json` and `router.safetensors`."""
-        from safetensors.numpy import save_file
-
         head = self.head
-        weights = {"project": head.project_KD, "bias": head.bias_K, "teacher": head.teacher_TK}
-        with replacing(folder / WEIGHTS) as temporary:
-            save_file(
-                {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in weights.items()}, temporary
-            )
-        _write_config(
+        write_weights(folder, {"project": head.project_KD, "bias": head.bias_K, "teacher": head.teacher_TK})
+        write_config(
             folder,
             kind="similarity",
             method=self.method,
             teachers=self.teachers,
-            encoder=self.embed.encoder,
             temperature=head.temperature,
+            **reader_config(self.embed, folder),
         )
 
     @classmethod
-    def load(cls, folder: Path, config: dict[str, Any], embed: Embedder) -> SimilarityRouter:
+    def load(cls, folder: Path, config: dict[str, Any], embed: TextEncoder) -> SimilarityRouter:
         """A router of what `save` wrote."""
-        from safetensors.numpy import load_file
-
-        weights = load_file(folder / WEIGHTS)
-        head = SimilarityHead(weights["project"], weights["bias"], weights["teacher"], float(config["temperature"]))
         teachers = tuple(config["teachers"])
-        if head.teacher_TK.shape[0] != len(teachers) or head.project_KD.shape[0] != head.teacher_TK.shape[1]:
-            raise ValueError(f"{len(teachers)} teachers, but weights for {head.teacher_TK.shape[0]}")
+        axes = {"project": "KD", "bias": "K", "teacher": "TK"}
+        weights = read_weights(folder, axes, T=len(teachers))
+        head = SimilarityHead(weights["project"], weights["bias"], weights["teacher"], float(config["temperature"]))
         return cls(teachers, head, embed, config["method"])
 
 
-_LOADERS: Final[dict[str, Callable[[Path, dict[str, Any], Embedder], Router]]] = {
-    "constant": ConstantRouter.load,
-    "similarity": SimilarityRouter.load,
-}
+def _loaders() -> Mapping[str, Callable[[Path, dict[str, Any], Any], Router]]:
+    # Imported here, because these modules themselves need this one.
+    from kp_data.purify.plackett_luce import PlackettLuceRouter
+    from kp_data.purify.plm_classifier import ClassifierRouter
+
+    return {
+        "constant": ConstantRouter.load,
+        "similarity": SimilarityRouter.load,
+        "plackett-luce": PlackettLuceRouter.load,
+        "plm-classifier": ClassifierRouter.load,
+    }
 
 
 def load_router(folder: Path, *, batch_size: int = 64, device: str | None = None) -> Router:
@@ -161,26 +168,87 @@ def load_router(folder: Path, *, batch_size: int = 64, device: str | None = None
         )
     config = read_json(home / ROUTER_JSON)
     place = home / ROUTER_JSON
-    if not isinstance(config, dict) or config.get("kind") not in _LOADERS:
-        raise DataError(f"a router of an unknown kind; known: {', '.join(_LOADERS)}", place=place)
+    loaders = _loaders()
+    if not isinstance(config, dict) or config.get("kind") not in loaders:
+        raise DataError(f"a router of an unknown kind; known: {', '.join(loaders)}", place=place)
     if config.get("schema_version") != SCHEMA_VERSION:
         raise DataError(
             f"schema version {config.get('schema_version')}, but this program reads {SCHEMA_VERSION}", place=place
         )
-    embed = Embedder(str(config.get("encoder", "minilm")), batch_size=batch_size, device=device)
     try:
-        return _LOADERS[config["kind"]](home, config, embed)
+        return loaders[config["kind"]](home, config, _reader(home, config, batch_size, device))
+    except KpError:
+        raise
     except Exception as error:
         # safetensors raises its own kind, and a hand-edited file can fail in many ways: all mean the same to the user.
         raise DataError(f"a broken router ({type(error).__name__}: {error}); fit it again", place=home) from error
 
 
-def _write_config(folder: Path, *, kind: str, method: str, teachers: tuple[str, ...], **rest: object) -> None:
+def _reader(home: Path, config: dict[str, Any], batch_size: int, device: str | None) -> Any:
+    """What turns questions into vectors: an encoder by name, or the fine-tuned one that was saved along."""
+    if "tuned" not in config:
+        return Embedder(str(config.get("encoder", "minilm")), batch_size=batch_size, device=device)
+    from kp_data.purify.fine_tuning import TunedEncoder
+
+    return TunedEncoder.load(home, config["tuned"], device=device, batch_size=batch_size)
+
+
+def reader_config(embed: TextEncoder, folder: Path) -> dict[str, Any]:
+    """How a router's own reader is found again: the encoder's name, or a fine-tuned one, which is saved along."""
+    save = getattr(embed, "save", None)
+    return {"tuned": save(folder)} if save is not None else {"encoder": embed.encoder}
+
+
+def write_config(folder: Path, *, kind: str, method: str, teachers: tuple[str, ...], **rest: object) -> None:
+    """Write `router.json`."""
     head = {"schema_version": SCHEMA_VERSION, "kind": kind, "method": method, "teachers": list(teachers)}
     write_json({**head, **rest}, folder / ROUTER_JSON)
 
 
-def _names(teachers: tuple[str, ...], score_QT: Array) -> tuple[str, ...]:
+def write_weights(folder: Path, weights: Mapping[str, Array]) -> None:
+    """Write `router.safetensors`, as float32."""
+    from safetensors.numpy import save_file
+
+    arrays = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in weights.items()}
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(arrays, temporary)
+
+
+def read_weights(folder: Path, axes: Mapping[str, str], **sizes: int) -> dict[str, Array]:
+    """What `write_weights` wrote.
+
+    Args:
+        folder: of the router.
+        axes: name to its axes, a letter each; axes of the same letter must have the same size.
+        sizes: of axes that are known beforehand.
+
+    Raises: ValueError, when an array is missing or its shape does not fit the others.
+    """
+    from safetensors.numpy import load_file
+
+    weights: dict[str, Array] = load_file(folder / WEIGHTS)
+    for name, letters in axes.items():
+        shape = weights[name].shape if name in weights else None
+        if shape is None or len(shape) != len(letters):
+            raise ValueError(f"{name!r} is missing or has other axes than {letters}")
+        for letter, size in zip(letters, shape, strict=True):
+            if sizes.setdefault(letter, size) != size:
+                raise ValueError(f"{name!r} has {size} along {letter}, but {sizes[letter]} is expected")
+    return weights
+
+
+def check_size(size: int, question_QD: Array, encoder: str) -> None:
+    """Refuse embeddings of another size than a router was fitted on.
+
+    Raises: DataError.
+    """
+    if question_QD.shape[1] != size:
+        message = f"fitted on embeddings of size {size}, but {encoder!r} gives {question_QD.shape[1]}"
+        raise DataError(f"{message}; fit the router again with this encoder", place="router")
+
+
+def names_of_best(teachers: tuple[str, ...], score_QT: Array) -> tuple[str, ...]:
+    """The teacher of the highest score for each question; of equals the first."""
     return tuple(teachers[column] for column in score_QT.argmax(axis=1))
 
 

@@ -15,7 +15,7 @@ class SimilarityOptions:
     """How the router is built and trained.
 
     Temperature, cluster weight and the number of negatives are RouterDC's; for the rest, values were compared by
-    cross-validation on training and validation questions of MMLU-Pro, and none of them mattered within reason.
+    cross-validation on training and validation questions of MMLU-Pro. Sharing labels mattered most.
 
     Attributes:
         projected_size: dimensions of the space that questions and teachers share.
@@ -26,6 +26,11 @@ class SimilarityOptions:
         num_negatives: questions of other clusters that a question is compared with.
         learning_rate, weight_decay, batch_size, max_epochs: of AdamW.
         patience: epochs without a better validation accuracy before training stops.
+        neighbour_share: share of the training questions, at most 200 of them, over whose nearest the labels of a
+            question are averaged; 0: every question has its own labels alone, as in the papers.
+        tuned: 1 trains the encoder too, as in the papers: minutes instead of seconds.
+        encoder: that is tuned; `minilm` (packaged), or a path or hub id, such as `microsoft/mdeberta-v3-base`.
+        encoder_learning_rate, tuned_epochs, frozen_layers, max_tokens: of a tuned encoder.
         min_gain_errors: standard errors by which the router must beat the best single teacher on validation.
     """
 
@@ -38,15 +43,34 @@ class SimilarityOptions:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     batch_size: int = 64
-    max_epochs: int = 40
+    max_epochs: int = 20
     patience: int = 8
+    neighbour_share: float = 0.05
+    tuned: int = 0
+    encoder: str = "minilm"
+    encoder_learning_rate: float = 5e-5
+    tuned_epochs: int = 4
+    frozen_layers: int = 0
+    max_tokens: int = 512
     min_gain_errors: float = 1.0
 
     def __post_init__(self) -> None:
-        may_be_zero = ("dropout", "cluster_weight", "weight_decay", "min_gain_errors")
+        may_be_zero = (
+            "dropout",
+            "cluster_weight",
+            "weight_decay",
+            "neighbour_share",
+            "tuned",
+            "frozen_layers",
+            "min_gain_errors",
+        )
         for option in fields(self):
             value = getattr(self, option.name)
-            if value < 0 or (value == 0 and option.name not in may_be_zero):
+            if not isinstance(value, str) and (value < 0 or (value == 0 and option.name not in may_be_zero)):
                 raise ConfigError(f"{value} is too small", place=f"{NAME} option '{option.name}'")
+        if self.tuned > 1:
+            raise ConfigError(f"{self.tuned} is neither 0 nor 1", place=f"{NAME} option 'tuned'")
+        if self.neighbour_share > 1:
+            raise ConfigError("more than all questions; give at most 1", place=f"{NAME} option 'neighbour_share'")
         if self.dropout >= 1:
             raise ConfigError(f"{self.dropout} drops everything; give less than 1", place=f"{NAME} option 'dropout'")

@@ -1,8 +1,9 @@
 """Similarity router: choose the teacher whose embedding is nearest to the question's.
 
-Axes: Q questions, T teachers, D embedding size, V validation questions.
-The encoder stays frozen; a projection and one embedding a teacher are trained by the dual contrastive loss. A router
-that does not beat the best single teacher on validation is not used: the method then falls back to that teacher.
+Axes: Q questions, T teachers, D embedding size, N neighbours.
+One embedding a teacher is trained by the dual contrastive loss, together with a projection of frozen question
+embeddings, or with the encoder itself. Whether a teacher is right on one question is mostly chance; whether it is right
+on questions of a kind is skill: so the labels are averaged over each question's nearest ones before the loss sees them.
 """
 
 from __future__ import annotations
@@ -12,52 +13,34 @@ from typing import Any, Final
 
 import numpy as np
 
-from kp_data.measures import comparable_accuracy_T, correct_QT, judged_QT
-from kp_data.panel import NONE, Panel, question_text
-from kp_data.purify.labels import routing_signal
-from kp_data.purify.metrics import choose, paired_gain, ranking_T
-from kp_data.purify.protocol import Context, FitData, Fitted, Method, MethodInfo, Purification
-from kp_data.purify.routers import ConstantRouter, SimilarityHead, SimilarityRouter
+from kp_data.purify.gate import Candidate, Lesson, fit_gated, question_texts
+from kp_data.purify.neighbours import build_index
+from kp_data.purify.protocol import Context, FitData, Fitted, Method, MethodInfo
+from kp_data.purify.routers import SimilarityRouter
 from kp_data.purify.similarity_options import NAME, SimilarityOptions
 
 Array = np.ndarray[Any, Any]
 
 CLUSTER_SAMPLE: Final = 20_000
 """Questions that the cluster centres are fitted on; the rest are assigned to the nearest."""
+MAX_NEIGHBOURS: Final = 200
+SMOOTHED_AT_ONCE: Final = 4096
 
 
 def fit_similarity(data: FitData, options: SimilarityOptions, context: Context) -> Fitted:
     """Train the router on `train`, keep its best epoch on `validation`, and use it only if it has proven a gain.
 
     Source: similarity-based router of Knowledge Purification (arXiv:2602.01064), trained as RouterDC
-    (arXiv:2409.19886). Differs: the encoder is frozen, and the fallback is our own.
+    (arXiv:2409.19886). Differs: the encoder is frozen unless `tuned` is set, labels are shared among like questions
+    unless `neighbour_share` is 0, and the fallback is our own.
     """
-    good_QT, bad_QT = routing_signal(data.train.skill_QT)
-    facts = _count_signal(data.train, good_QT, bad_QT)
-    # Teachers are compared on the same questions, so a call that failed takes its question out for all of them.
-    judged_V = np.asarray(judged_QT(data.validation).all(1))
-    if reason := _no_way_to_learn(data, facts["num_with_signal"], int(judged_V.sum())):
-        return _fall_back(data, facts, reason)
-    validation = data.validation.take(judged_V)
-    head, facts["training"] = _train(data.train, validation, (good_QT, bad_QT), options, context)
-    router = SimilarityRouter(data.train.teachers, head, context.embed)
-    facts["validation"] = verdict = _verdict(data, validation, router)
-    if verdict["gain"] <= options.min_gain_errors * verdict["standard_error"]:
-        reason = (
-            f"on {verdict['n']} validation questions it routes {verdict['routed_accuracy']:.3f} against "
-            f"{verdict['best_single_accuracy']:.3f} of the best single teacher, which is no proven gain "
-            f"(needs more than {options.min_gain_errors:g} standard errors of {verdict['standard_error']:.3f})"
-        )
-        return _fall_back(data, facts, reason)
-    parameters = head.num_parameters + context.embed.num_parameters
-    return Fitted(
-        lambda panel: _purify(panel, router),
-        calls_per_question=1,
-        extra_parameters=parameters,
-        router=router,
-        facts={**facts, "fallback": False},
-        notes=_notes(data, facts),
-    )
+
+    def learn(lesson: Lesson) -> Candidate:
+        router, facts = _train(lesson, options, context)
+        parameters = router.head.num_parameters + router.embed.num_parameters
+        return Candidate(router, parameters, {"training": facts})
+
+    return fit_gated(data, learn, method=NAME, min_gain_errors=options.min_gain_errors)
 
 
 SIMILARITY_ROUTER = Method(
@@ -70,40 +53,66 @@ SIMILARITY_ROUTER = Method(
         transferable=True,
         source="Knowledge Purification, arXiv:2602.01064; RouterDC, arXiv:2409.19886",
         evidence="reconstructed",
-        differs="frozen encoder with a trained projection; labels from blind answers; falls back without a proven gain",
+        differs="by default a frozen encoder with a trained projection, and labels shared among like questions; "
+        "falls back without a proven gain",
     ),
     fit_similarity,
     SimilarityOptions,
 )
 
 
-def _purify(panel: Panel, router: SimilarityRouter) -> Purification:
-    score_QT, _ = router.route(panel.questions)
-    return Purification.of_choice(score_QT, choose(score_QT, panel.has_rationale_QT))
+def smoothed_labels(question_QD: Array, good_QT: Array, bad_QT: Array, count: int) -> tuple[Array, Array]:
+    """How right and how wrong each teacher is on the nearest questions of each question, itself among them.
+
+    Args:
+        question_QD: (Q, D) unit vectors.
+        good_QT, bad_QT: (Q, T) bool, who is right and who wrong; a teacher that is neither is left out.
+        count: questions to average over; at 1 the labels stay as they are.
+
+    Returns: (Q, T) float32 share of right, (Q, T) float32 share of wrong; they sum to 1, or to 0 where no neighbour
+    has a label.
+    Source: own.
+    """
+    index = build_index(question_QD, count=count)
+    good_QT, bad_QT = good_QT.astype(np.float32), bad_QT.astype(np.float32)
+    shares = [np.zeros((2, 0, good_QT.shape[1]), np.float32)]
+    for start in range(0, len(question_QD), SMOOTHED_AT_ONCE):
+        block_QD = question_QD[start : start + SMOOTHED_AT_ONCE]
+        row_QN = index.search(block_QD, count)[1] if count > 1 else start + np.arange(len(block_QD))[:, None]
+        found_QN1 = (row_QN >= 0)[:, :, None]
+        sum_2QT = np.stack([np.where(found_QN1, label[row_QN], 0).sum(1) for label in (good_QT, bad_QT)])
+        shares.append(sum_2QT / np.maximum(sum_2QT.sum(0), 1))
+    right_QT, wrong_QT = np.concatenate(shares, axis=1).astype(np.float32)
+    return right_QT, wrong_QT
 
 
-def _train(
-    train: Panel, validation: Panel, signal: tuple[Array, Array], options: SimilarityOptions, context: Context
-) -> tuple[SimilarityHead, dict[str, Any]]:
-    from kp_data.purify.contrastive import train_head
+def _train(lesson: Lesson, options: SimilarityOptions, context: Context) -> tuple[SimilarityRouter, dict[str, Any]]:
+    from kp_data.purify.contrastive import train_head, train_tuned
 
-    train_QD, validation_VD = (context.embed(_texts(panel)) for panel in (train, validation))
-    right_VT = correct_QT(validation.answer_QT, validation.gold_Q)
+    train, validation = question_texts(lesson.train), question_texts(lesson.validation)
+    train_QD = context.embed(train)
+    count = max(1, min(MAX_NEIGHBOURS, round(options.neighbour_share * len(train))))
+    labels = smoothed_labels(train_QD, lesson.good_QT, lesson.bad_QT, count)
+    cluster_Q = _clusters(train_QD, options.num_clusters, context.seed)
 
-    def validate(score_VT: Array) -> float:
-        return float(_taken(right_VT, choose(score_VT, validation.has_rationale_QT)).mean())
+    def progress(done: int, total: int) -> None:
+        context.progress("training the router", done, total)
 
+    if options.tuned:
+        head, embed, facts = train_tuned(lesson, labels, cluster_Q, options, context, progress)
+        return SimilarityRouter(lesson.train.teachers, head, embed), facts | {"num_neighbours": count}
     trained = train_head(
         train_QD,
-        *signal,
-        _clusters(train_QD, options.num_clusters, context.seed),
+        *labels,
+        cluster_Q,
         options=options,
         seed=context.seed,
-        validate=validate,
-        validation_ND=validation_VD,
-        progress=lambda done, total: context.progress("training the router", done, total),
+        validate=lesson.validation_accuracy,
+        validation_ND=context.embed(validation),
+        progress=progress,
     )
-    return trained.head, {"epochs": trained.epochs, "best_epoch": trained.best_epoch}
+    facts = {"epochs": trained.epochs, "best_epoch": trained.best_epoch, "num_neighbours": count}
+    return SimilarityRouter(lesson.train.teachers, trained.head, context.embed), facts
 
 
 def _clusters(question_QD: Array, num_clusters: int, seed: int) -> Array:
@@ -118,80 +127,3 @@ def _clusters(question_QD: Array, num_clusters: int, seed: int) -> Array:
         warnings.simplefilter("ignore", ConvergenceWarning)
         means.fit(question_QD[sample])
     return np.asarray(means.predict(question_QD), dtype=np.int64)
-
-
-def _verdict(data: FitData, validation: Panel, router: SimilarityRouter) -> dict[str, Any]:
-    """The router against the best single teacher of train, question by question, where all teachers answered."""
-    right_VT = correct_QT(validation.answer_QT, validation.gold_Q)
-    routed_V = _taken(right_VT, _purify(validation, router).chosen_Q)
-    best_V = right_VT[:, ranking_T(comparable_accuracy_T(data.whole_train))[0]]
-    gain, error = paired_gain(routed_V, best_V)
-    return {
-        "n": len(validation),
-        "held_out_of_train": data.held_out,
-        "routed_accuracy": float(routed_V.mean()),
-        "best_single_accuracy": float(best_V.mean()),
-        "gain": gain,
-        "standard_error": error,
-    }
-
-
-def _count_signal(train: Panel, good_QT: Array, bad_QT: Array) -> dict[str, Any]:
-    """How many training questions can teach a router, and why the others cannot."""
-    known_Q = (good_QT | bad_QT).any(1)
-    has_Q = good_QT.any(1) & bad_QT.any(1)
-    return {
-        "num_train": len(train),
-        "num_with_signal": int(has_Q.sum()),
-        "dropped": {
-            "all_right": int((known_Q & ~bad_QT.any(1)).sum()),
-            "all_wrong": int((known_Q & ~good_QT.any(1)).sum()),
-            "unlabelled": int((~known_Q).sum()),
-        },
-    }
-
-
-def _no_way_to_learn(data: FitData, num_with_signal: int, num_validation: int) -> str | None:
-    if len(data.train.teachers) == 1:
-        return "there is one teacher, so there is nothing to choose"
-    if not num_with_signal:
-        return "on no training question is one teacher right and another wrong"
-    if num_validation < 2:
-        return (
-            "fewer than two validation questions have a gold answer and an answer of every teacher, "
-            "so a gain cannot be shown"
-        )
-    return None
-
-
-def _fall_back(data: FitData, facts: dict[str, Any], reason: str) -> Fitted:
-    score_T = comparable_accuracy_T(data.whole_train)
-    router = ConstantRouter.of_accuracies(data.train.teachers, score_T, method=NAME)
-
-    def purify(panel: Panel) -> Purification:
-        score_QT, _ = router.route(panel.questions)
-        return Purification.of_choice(score_QT, choose(score_QT, panel.has_rationale_QT, ranking_T(score_T)))
-
-    best = data.train.teachers[ranking_T(score_T)[0]]
-    return Fitted(
-        purify,
-        calls_per_question=1,
-        router=router,
-        facts={**facts, "fallback": True, "fallback_reason": reason},
-        notes=(f"fell back to the best single teacher ({best}): {reason}", *_notes(data, facts)),
-    )
-
-
-def _notes(data: FitData, facts: dict[str, Any]) -> tuple[str, ...]:
-    if not data.held_out:
-        return ()
-    return (f"no split 'validation': {len(data.validation)} questions of train were held out for selection",)
-
-
-def _texts(panel: Panel) -> list[str]:
-    return [question_text(question) for question in panel.questions]
-
-
-def _taken(right_QT: Array, chosen_Q: Array) -> Array:
-    """(Q,) bool, whether the chosen teacher is right; not where none is chosen."""
-    return np.asarray(right_QT[np.arange(len(chosen_Q)), chosen_Q] & (chosen_Q != NONE))

@@ -1,207 +1,237 @@
-"""How fast teachers are asked: this engine, durable, beside a bare aiohttp loop and a bare litellm gather.
+"""How fast teachers are asked: this engine, durable, beside what one would otherwise use.
 
-All ask the same loopback server, which takes 50 ms an answer, one after another in one run; each is a process of its
-own, so that CPU time and memory are its alone. Run it with `make bench`, or with --cells and --concurrency.
+All ask the same loopback server, which takes 50 ms an answer, one after another in one run, each in a process of its
+own, so that CPU time and memory are its alone. Run it with `make bench`, or by hand with --cells and --concurrency.
+
+Peers whose dependencies do not go with ours live in environments of their own:
+
+    python -m venv /tmp/distilabel && /tmp/distilabel/bin/pip install 'distilabel[openai]' requests
+    python tests/benchmarks/generate.py --peer-python distilabel=/tmp/distilabel/bin/python --out results.md
+
+Two rates are given. `calls/s` divides by the whole time of the process: start-up, imports, planning, storing and
+export. `steady` is what the server saw from the 40th to the 90th of a hundred calls.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
-import multiprocessing
+import importlib.metadata
 import os
-import resource
+import platform
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-LATENCY_S = 0.05
-REPLY = json.dumps(
-    {
-        "id": "x",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "bench",
-        "choices": [
-            {
-                "index": 0,
-                "finish_reason": "stop",
-                "message": {"role": "assistant", "content": "Frost is a cold spell. " * 8 + "The answer is (A)."},
-            }
-        ],
-        "usage": {"prompt_tokens": 80, "completion_tokens": 60, "total_tokens": 140},
-    }
-).encode()
-MODELS = json.dumps({"object": "list", "data": [{"id": "bench", "object": "model"}]}).encode()
+from contestants import CONTESTANTS
+from loopback import look, loopback_server
+
+COLUMNS = ("", "version", "calls", "calls/s", "of aiohttp", "steady", "of aiohttp", "cpu ms", "server ms", "peak MiB")
+NOT_INSTALLED = 77
+"""Exit status of a contestant whose package is not there."""
 
 
-class Server(asyncio.Protocol):
-    """An HTTP/1.1 server as small as can be: it must not be what is measured."""
+@dataclass(frozen=True)
+class Figures:
+    """What one contestant took.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: Any = transport
-        self.buffer = b""
+    Attributes:
+        version: of its package.
+        calls: how many it made.
+        rate: calls a second of its whole process.
+        steady_rate: calls a second in the middle.
+        cpu_ms: CPU milliseconds a call, child processes included.
+        server_ms: CPU milliseconds a call that the server took.
+        peak_mib: peak memory of its largest process.
+    """
 
-    def data_received(self, data: bytes) -> None:
-        self.buffer += data
-        head, mark, body = self.buffer.partition(b"\r\n\r\n")
-        if not mark:
-            return
-        length = next(
-            (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
-        )
-        if len(body) < length:
-            return
-        self.buffer = b""
-        if head.startswith(b"POST"):
-            asyncio.get_running_loop().call_later(LATENCY_S, self.send, REPLY)
-        else:
-            self.send(MODELS)
-
-    def send(self, body: bytes) -> None:
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-        self.transport.write(head + body)
+    version: str
+    calls: int
+    rate: float
+    steady_rate: float
+    cpu_ms: float
+    server_ms: float
+    peak_mib: float
 
 
-def serve(port: Any) -> None:
-    async def run() -> None:
-        server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0, backlog=4096)
-        port.value = server.sockets[0].getsockname()[1]
-        await server.serve_forever()
+@dataclass(frozen=True)
+class Goal:
+    """A figure that is wanted: the first over the second, or the first alone."""
 
-    asyncio.run(run())
+    text: str
+    wanted: float
+    figure: str
+    first: str
+    second: str | None = None
+    at_most: bool = False
+
+    def line(self, results: Mapping[str, Figures]) -> str | None:
+        """What was measured beside what is wanted; None where a contestant is missing."""
+        if self.first not in results or (self.second is not None and self.second not in results):
+            return None
+        value = getattr(results[self.first], self.figure)
+        if self.second is not None:
+            value /= getattr(results[self.second], self.figure)
+        met = value <= self.wanted if self.at_most else value >= self.wanted
+        sign = "at most" if self.at_most else "at least"
+        return f"{self.text}: {value:,.2f} (wanted: {sign} {self.wanted:,g}; {'met' if met else 'missed'})"
 
 
-def messages(number: int) -> list[dict[str, str]]:
-    return [
-        {"role": "user", "content": f"Question: what does thing {number} do in a hard frost?\n" + "(A) it digs\n" * 4}
+GOALS = (
+    Goal("calls a second", 1500, "rate", "ours"),
+    Goal("CPU milliseconds a call", 1.0, "cpu_ms", "ours", at_most=True),
+    Goal("of raw aiohttp", 0.6, "rate", "ours", "raw_aiohttp"),
+    Goal("of raw aiohttp, steady", 0.6, "steady_rate", "ours", "raw_aiohttp"),
+    Goal("times raw litellm", 8, "rate", "ours", "raw_litellm"),
+    Goal("times raw litellm, steady", 8, "steady_rate", "ours", "raw_litellm"),
+    Goal("times distilabel", 15, "rate", "ours", "distilabel"),
+    Goal("times distilabel, steady", 15, "steady_rate", "ours", "distilabel"),
+    Goal("through litellm, times raw litellm", 1.5, "rate", "ours_litellm", "raw_litellm"),
+    Goal("through litellm, times raw litellm, steady", 1.5, "steady_rate", "ours_litellm", "raw_litellm"),
+)
+
+
+def run(name: str, url: str, cells: int, concurrency: int) -> None:
+    """Be one contestant; its version goes to standard output."""
+    contestant = CONTESTANTS[name]
+    try:
+        print(importlib.metadata.version(contestant.package), flush=True)
+    except importlib.metadata.PackageNotFoundError:
+        sys.exit(NOT_INSTALLED)
+    contestant.run(url, cells, concurrency)
+
+
+def measure(name: str, python: str, url: str, cells: int, concurrency: int) -> Figures | None:
+    """The figures of one contestant in a process of its own; None where it is not installed.
+
+    Raises:
+        SystemExit: it failed; its last words are shown.
+    """
+    look(url)
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
+        began = time.perf_counter()
+        command = [python, __file__, "--run", name, url, str(cells), str(concurrency)]
+        process = subprocess.Popen(command, stdout=said, stderr=complained)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode == NOT_INSTALLED:
+            return None
+        for stream in (said, complained):
+            stream.seek(0)
+        if process.returncode != 0:
+            sys.exit(f"{name} failed ({process.returncode}):\n{complained.read()[-4000:]}")
+        version = said.readline().strip()
+    visit = look(url)
+    # Some ask once more than they were told, to find out about limits.
+    assert len(visit.asked_at) >= cells, f"{name} asked {len(visit.asked_at)} of {cells}"
+    return Figures(
+        version=version,
+        calls=cells,
+        rate=cells / seconds,
+        steady_rate=visit.steady_rate(),
+        cpu_ms=1000 * (usage.ru_utime + usage.ru_stime) / cells,
+        server_ms=1000 * visit.cpu_s / cells,
+        peak_mib=usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024 * 1024),
+    )
+
+
+def row(name: str, figures: Figures, first: Figures) -> tuple[str, ...]:
+    """One line of the table."""
+    return (
+        name,
+        figures.version,
+        f"{figures.calls}",
+        f"{figures.rate:.0f}",
+        f"{figures.rate / first.rate:.2f}",
+        f"{figures.steady_rate:.0f}",
+        f"{figures.steady_rate / first.steady_rate:.2f}",
+        f"{figures.cpu_ms:.2f}",
+        f"{figures.server_ms:.2f}",
+        f"{figures.peak_mib:.0f}",
+    )
+
+
+def show(cells: Sequence[str]) -> None:
+    """One line of the table, on the terminal."""
+    print(f"{cells[0]:14}{cells[1]:>10}" + "".join(f"{cell:>11}" for cell in cells[2:]), flush=True)
+
+
+def as_markdown(
+    rows: Sequence[Sequence[str]], goals: Sequence[str], missing: Sequence[str], options: argparse.Namespace
+) -> str:
+    """The whole result, to keep."""
+    machine = f"{len(os.sched_getaffinity(0))} CPUs ({_processor()}), {platform.system()} {platform.release()}"
+    lines = [
+        f"# Asking teachers, {datetime.now(UTC):%Y-%m-%d}",
+        "",
+        f"Machine: {machine}; Python {platform.python_version()}; load average before: {options.load:.1f} (far",
+        f"above 0: others had the CPUs too). {options.concurrency} calls at a time, 50 ms an answer. The server shares the",
+        "CPUs; what it took is in the table. `cpu ms` and `server ms` are per call, start-up included.",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "| --- | --- |" + " ---: |" * (len(COLUMNS) - 2),
+        *("| " + " | ".join(cells) + " |" for cells in rows),
+        "",
+        *(f"* {name}: not installed" for name in missing),
+        *(f"* {goal}" for goal in goals),
+        "",
+        f"    python tests/benchmarks/generate.py --cells {options.cells} --concurrency {options.concurrency}",
     ]
+    return "\n".join(lines) + "\n"
 
 
-def raw_aiohttp(url: str, cells: int, concurrency: int) -> None:
-    """What one would write by hand: no retries, no store, no parsing."""
-    import aiohttp
-
-    async def run() -> None:
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-            numbers = iter(range(cells))
-
-            async def work() -> None:
-                for number in numbers:
-                    body = {"model": "bench", "messages": messages(number), "temperature": 0.0}
-                    async with session.post(f"{url}/chat/completions", json=body) as answer:
-                        (await answer.json())["choices"][0]["message"]["content"]
-
-            await asyncio.gather(*(work() for _ in range(concurrency)))
-
-    asyncio.run(run())
+def _processor() -> str:
+    try:
+        about = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in about.splitlines() if line.startswith("model name")), "?")
 
 
-def raw_litellm(url: str, cells: int, concurrency: int) -> None:
-    """A gather over litellm.acompletion behind a semaphore."""
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    import litellm
-
-    litellm.suppress_debug_info = True
-
-    async def run() -> None:
-        gate = asyncio.Semaphore(concurrency)
-
-        async def ask(number: int) -> None:
-            async with gate:
-                await litellm.acompletion(
-                    model="openai/bench", api_base=url, api_key="none", messages=messages(number), max_retries=0
-                )
-
-        await asyncio.gather(*(ask(number) for number in range(cells)))
-
-    asyncio.run(run())
-
-
-def ours(url: str, cells: int, concurrency: int, transport: str = "direct") -> None:
-    """The whole of generate: plan, ask, durable store, parse, export."""
-    from kp_data.config import Generate, Teacher
-    from kp_data.generate import generate_panel
-
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "q.jsonl"
-        with source.open("w") as lines:
-            for number in range(cells // 5):
-                question = f"What does thing {number} do in a hard frost?"
-                row = {
-                    "id": str(number),
-                    "question": question,
-                    "choices": ["it digs", "it sleeps"],
-                    "answer": "it digs",
-                }
-                lines.write(json.dumps(row) + "\n")
-        # Five names for one account: five cells a question, told apart by temperature.
-        teachers = [
-            Teacher(name=f"t{n}", model="bench", api_base=url, temperature=n / 10, concurrency=concurrency)
-            for n in range(5)
-        ]
-        options = Generate(concurrency=concurrency, transport=transport)  # type: ignore[arg-type]
-        summary = generate_panel(str(source), out=Path(folder) / "panel", teachers=teachers, options=options)
-        assert summary.left == 0
-
-
-def ours_litellm(url: str, cells: int, concurrency: int) -> None:
-    """The same through litellm."""
-    ours(url, cells, concurrency, transport="litellm")
-
-
-def measure(task: Callable[[str, int, int], None], url: str, cells: int, concurrency: int) -> dict[str, float]:
-    """Wall seconds, CPU seconds and peak memory of one task in a process of its own; start-up is counted too."""
-    started = time.perf_counter()
-    pid = os.fork()
-    if pid == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-        try:
-            task(url, cells, concurrency)
-        except BaseException as error:
-            print(f"{task.__name__} failed: {error}", flush=True)
-            os._exit(1)
-        os._exit(0)
-    _, status, usage = os.wait4(pid, 0)
-    assert status == 0, f"{task.__name__} failed"
-    seconds = time.perf_counter() - started
-    unit = 1024 if sys.platform != "darwin" else 1024 * 1024
-    return {
-        "calls/s": cells / seconds,
-        "cpu ms a call": 1000 * (usage.ru_utime + usage.ru_stime) / cells,
-        "peak MiB": usage.ru_maxrss / unit,
-    }
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=20_000, help="calls; slow contestants get a part of them")
+    parser.add_argument("--concurrency", type=int, default=256)
+    parser.add_argument("--only", action="append", choices=CONTESTANTS, metavar="NAME", help="repeatable")
+    parser.add_argument("--peer-python", action="append", default=[], metavar="NAME=PATH", help="repeatable")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the results as Markdown")
+    parser.add_argument("--run", nargs=4, metavar=("NAME", "URL", "CELLS", "CONCURRENCY"), help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, default=20_000)
-    parser.add_argument("--concurrency", type=int, default=256)
-    options = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    port = multiprocessing.Value("i", 0)
-    server = multiprocessing.Process(target=serve, args=(port,), daemon=True)
-    server.start()
-    while port.value == 0:
-        time.sleep(0.01)
-    url = f"http://127.0.0.1:{port.value}/v1"
-    slow = max(500, options.cells // 20)
-    tasks = [(raw_aiohttp, options.cells), (ours, options.cells), (raw_litellm, slow), (ours_litellm, slow)]
-    print(f"{'':16}{'calls':>8}{'calls/s':>10}{'of aiohttp':>12}{'cpu ms a call':>15}{'peak MiB':>10}")
-    first = None
-    for task, cells in tasks:
-        figures = measure(task, url, cells, options.concurrency)
-        first = first or figures["calls/s"]
-        print(
-            f"{task.__name__:16}{cells:>8}{figures['calls/s']:>10.0f}{figures['calls/s'] / first:>12.2f}"
-            f"{figures['cpu ms a call']:>15.2f}{figures['peak MiB']:>10.0f}",
-            flush=True,
-        )
-    server.terminate()
+    """Measure all, or be one of them."""
+    options = _options()
+    if options.run:
+        name, url, cells, concurrency = options.run
+        run(name, url, int(cells), int(concurrency))
+        return
+    options.load = os.getloadavg()[0]
+    pythons = dict(pair.split("=", 1) for pair in options.peer_python)
+    results: dict[str, Figures] = {}
+    rows, missing = [], []
+    show(COLUMNS)
+    with loopback_server() as url:
+        for name in options.only or CONTESTANTS:
+            cells = int(options.cells * CONTESTANTS[name].share)
+            figures = measure(name, pythons.get(name, sys.executable), url, cells, options.concurrency)
+            if figures is None:
+                print(f"{name:14} not installed", flush=True)
+                missing.append(name)
+                continue
+            results[name] = figures
+            rows.append(row(name, figures, next(iter(results.values()))))
+            show(rows[-1])
+    goals = [line for goal in GOALS if (line := goal.line(results)) is not None]
+    print("", *goals, sep="\n")
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(as_markdown(rows, goals, missing, options), encoding="utf-8")
 
 
 if __name__ == "__main__":

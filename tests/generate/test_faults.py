@@ -245,7 +245,8 @@ def test_a_folder_that_may_only_be_read_is_one_message_and_nothing_is_asked(tmp_
         for path in locked:
             path.chmod(0o755)
         assert code == 2, complaints
-        assert f"{out}: cannot be written (Permission denied)" in one_message(complaints)
+        place = out if name == "new" else out / "questions.parquet"
+        assert f"{place}: cannot be written (Permission denied)" in one_message(complaints)
         assert stats(url)["requests"] == 0
 
 

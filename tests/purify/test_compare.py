@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from topic_panels import TEACHERS, panel_of, response, topic_answers, topic_questions
+from topic_panels import TEACHERS, grid, panel_of, response, topic_answers, topic_questions
 
 from kp_data.errors import ConfigError, DataError, MethodError
 from kp_data.panel import Panel
-from kp_data.purify import compare_methods
+from kp_data.purify import Fitted, Method, MethodInfo, compare_methods, registry
 from kp_data.purify.compare import bootstrap_intervals
 from kp_data.purify.figures import outcome_of
 from kp_data.purify.protocol import Purification
+from kp_data.purify.reliability import PROBABILITY_RIGHT, SCORE_MEANING
 from kp_data.tables import read_json, table_of_responses
 
 BASELINES = ["random", "best-single", "majority", "oracle", "all"]
@@ -107,3 +108,64 @@ def _without_gold(panel):
     questions = [replace(question, answer=None, answer_index=None) for question in panel.questions]
     said = [response(question.id, teacher, 0) for question in questions for teacher in TEACHERS]
     return questions, table_of_responses(said)
+
+
+def test_differences_are_paired_and_mirror_one_another(panel, tmp_path):
+    first, second = compare_methods(panel, ["majority", "best-single"], out=tmp_path / "out")
+    gain = first.differences["best-single"]
+    assert gain.value == pytest.approx(first.figures.purified_accuracy - second.figures.purified_accuracy)
+    assert gain.value == pytest.approx(-second.differences["majority"].value)
+    assert gain.ci95 == pytest.approx(tuple(-bound for bound in reversed(second.differences["majority"].ci95)))
+    assert gain.num == 36
+    written = read_json(tmp_path / "out/compare.json")[0]
+    assert written["differences"]["best-single"]["ci95"] == list(gain.ci95)
+    assert set(written["ci95"]) == {
+        "purified_accuracy",
+        "best_single_accuracy",
+        "majority_accuracy",
+        "oracle_accuracy",
+        "gain",
+        "gap_closed",
+    }
+
+
+def toy(score, meaning):
+    """A method that keeps the first teacher and claims a probability for it."""
+    facts = {} if meaning is None else {SCORE_MEANING: meaning}
+    info = MethodInfo("toy", "claims", "selector", ("rationales",), False, True, "own", "own")
+
+    def purify(panel):
+        shape = panel.has_rationale_QT.shape
+        return Purification.of_choice(np.full(shape, score), np.zeros(len(panel), dtype=int))
+
+    return Method(info, lambda data, options, context: Fitted(purify, calls_per_question=3, facts=facts))
+
+
+def test_reliability_is_measured_where_a_method_says_that_its_scores_are_probabilities(panel, monkeypatch):
+    monkeypatch.setattr(registry, "METHODS", {"toy": toy(0.75, PROBABILITY_RIGHT)})
+    (one,) = compare_methods(panel, ["toy"])
+    assert one.reliability.ece == pytest.approx(abs(0.75 - one.figures.purified_accuracy))
+    assert one.reliability.num == 36
+    monkeypatch.setattr(registry, "METHODS", {"toy": toy(7.5, None)})
+    assert compare_methods(panel, ["toy"])[0].reliability is None
+    monkeypatch.setattr(registry, "METHODS", {"toy": toy(7.5, PROBABILITY_RIGHT)})
+    with pytest.raises(DataError, match=r"a score of 7\.5 is no probability"):
+        compare_methods(panel, ["toy"])
+
+
+def test_being_right_throughout_and_never_differing_are_not_taken_for_certain():
+    test = grid([[0, 0], [0, 0]] * 10, split="test")
+    train = grid([[0, 1], [0, 0]])
+    always = Panel.of_tables(
+        [*(replace(one, id=f"t{one.id}") for one in train.questions), *test.questions],
+        table_of_responses(
+            [response(f"tq{row}", "ab"[column], 0) for row in range(2) for column in range(2)]
+            + [response(f"q{row}", teacher, 0) for row in range(20) for teacher in "ab"]
+        ),
+    )
+    best, drawn = compare_methods(always, ["best-single", "random"])
+    # Wilson's lower bound for n of n is n / (n + z²).
+    assert best.ci95["purified_accuracy"] == (pytest.approx(20 / (20 + 3.8414588)), 1.0)
+    assert best.ci95["gain"] == (0.0, 0.0)
+    low, high = drawn.differences["best-single"].ci95
+    assert -0.2 < low == -high < 0 < high

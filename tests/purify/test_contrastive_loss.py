@@ -41,6 +41,14 @@ def test_the_temperature_divides_the_cosines():
     assert torch.allclose(warm, teacher_loss(SIMILARITY * 2, good, bad))
 
 
+def test_labels_between_right_and_wrong_match_the_formula():
+    good = torch.tensor([[0.8, 0.3, 0.0]])
+    loss = teacher_loss(SIMILARITY[:1], good, 1 - good)
+    s = [math.exp(value) for value in (0.5, -0.2, 0.1)]
+    expected = 0.8 * -math.log(s[0] / (s[0] + 0.7 * s[1] + s[2])) + 0.3 * -math.log(s[1] / (s[1] + 0.2 * s[0] + s[2]))
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize(("good", "bad"), [([0, 0, 0], [1, 1, 1]), ([1, 1, 1], [0, 0, 0]), ([0, 0, 0], [0, 0, 0])])
 def test_a_question_with_no_right_or_no_wrong_teacher_contributes_exactly_nothing(good, bad):
     similarity = SIMILARITY.clone().requires_grad_()

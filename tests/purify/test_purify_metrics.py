@@ -12,11 +12,14 @@ from kp_data.measures import agreement_TT, correct_QT
 from kp_data.purify.metrics import (
     bootstrap_means,
     choose,
+    difference_interval,
     gap_closed,
     interval,
     majority_Q,
+    paired_differences,
     paired_gain,
     ranking_T,
+    share_interval,
     teacher_share_T,
     votes_QT,
 )
@@ -123,3 +126,37 @@ def test_there_is_no_gap_where_the_best_teacher_answered_easier_questions_than_t
 
 def test_the_interval_of_nothing_is_none():
     assert interval(np.full(3, np.nan)) is None
+
+
+def test_being_right_on_every_question_is_no_proof_of_always_being_right():
+    low, high = share_interval(np.ones(20), np.ones(100))
+    # Wilson's lower bound for n of n: n / (n + z²).
+    assert (low, high) == (pytest.approx(20 / (20 + 3.8414588)), 1.0)
+    mixed = np.array([1.0, 0.0, np.nan])
+    assert share_interval(mixed, np.array([0.2, 0.4])) == interval(np.array([0.2, 0.4]))
+    assert share_interval(np.array([np.nan]), np.array([np.nan])) is None
+
+
+def test_a_difference_that_never_varies_has_the_width_of_what_was_not_seen():
+    low, high = difference_interval(np.zeros(20), np.zeros(100))
+    assert high == -low == pytest.approx(3.8414588 / (20 + 3.8414588))
+    assert difference_interval(np.ones(20), np.ones(100))[1] == 1.0
+
+
+def test_paired_differences_use_the_questions_that_both_methods_answered():
+    right_QM = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, np.nan], [1.0, 0.0]])
+    table = paired_differences(right_QM, num_draws=200)
+    assert (table[0][1].value, table[0][1].num) == (pytest.approx(2 / 3), 3)
+    assert table[1][0].value == pytest.approx(-2 / 3)
+    assert table[0][1].ci95 == pytest.approx((-table[1][0].ci95[1], -table[1][0].ci95[0]))
+    assert table[0][0].value == 0.0
+
+
+def test_pairing_is_certain_where_two_accuracies_overlap():
+    hard = np.arange(200) < 100
+    better = hard | (np.arange(200) >= 192)
+    (_, gain), _ = paired_differences(np.stack([better, hard], axis=1).astype(float))
+    assert gain.value == pytest.approx(0.04)
+    assert gain.ci95[0] > 0
+    draws = bootstrap_means(np.stack([better, hard], axis=1).astype(float))
+    assert interval(draws[:, 0])[0] < interval(draws[:, 1])[1]

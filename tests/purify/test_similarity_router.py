@@ -4,16 +4,19 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from tiny_encoder import make_tiny_encoder
 from topic_panels import TEACHERS, TOPICS, grid, panel_of, response, topic_answers, topic_questions, write_panel
 
 from kp_data.errors import DataError
-from kp_data.panel import Panel
+from kp_data.panel import Panel, question_text
 from kp_data.practice import TEACHERS as PRACTICE_TEACHERS
 from kp_data.practice import make_questions
 from kp_data.purify import Context, Embedder, compare_methods, find_method, load_router, purify_panel
 from kp_data.purify.purified import make_report, run_method
 from kp_data.purify.registry import make_options
+from kp_data.purify.similarity_router import smoothed_labels
 from kp_data.schema import Question
 
 ROUTER = find_method("similarity-router")
@@ -157,7 +160,7 @@ def test_a_teacher_that_is_always_wrong_is_never_routed_to(embed):
 
 def test_questions_that_all_read_alike_do_not_break_it(embed):
     questions = [
-        Question(f"q{n}", "Same?", ("w", "x"), "w", 0, "validation" if n % 4 == 0 else "train") for n in range(40)
+        Question(f"q{n}", "Same?", ("w", "x"), "w", 0, "validation" if n % 5 == 0 else "train") for n in range(40)
     ]
     said = [
         response(question.id, teacher, (n + k) % 2)
@@ -229,3 +232,32 @@ def test_in_the_practice_world_it_closes_more_than_half_of_the_gap(seed):
     (compared,) = compare_methods(panel_of(questions, said), ["similarity-router"], seed=seed)
     assert compared.figures.purified_accuracy >= compared.figures.best_single_accuracy + 0.10
     assert compared.figures.gap_closed >= 0.5
+
+
+def test_labels_are_shared_among_the_nearest_questions():
+    question = np.array([[1, 0], [0.8, 0.6], [-1, 0], [-0.8, 0.6]], dtype=np.float32)
+    good = np.array([[1, 0], [0, 0], [0, 1], [0, 1]], dtype=bool)
+    bad = np.array([[0, 1], [0, 1], [1, 0], [1, 0]], dtype=bool)
+    right, wrong = smoothed_labels(question, good, bad, 2)
+    # Nobody knows how the first teacher did on the second question, so its neighbour alone speaks for it.
+    assert right.tolist() == [[1, 0], [1, 0], [0, 1], [0, 1]]
+    assert np.array_equal(wrong, 1 - right)
+    alone, against = smoothed_labels(question, good, bad, 1)
+    assert np.array_equal(alone, good)
+    assert np.array_equal(against, bad)
+
+
+def test_with_its_encoder_tuned_it_learns_is_saved_and_gives_the_same_bytes(tmp_path):
+    questions = topic_questions()
+    tiny = make_tiny_encoder(tmp_path / "tiny", [question_text(question) for question in questions])
+    given = write_panel(tmp_path / "panel", questions, topic_answers(questions))
+    options = {"tuned": 1, "encoder": tiny, "encoder_learning_rate": 3e-3, "tuned_epochs": 8, "batch_size": 16}
+    for name in ("one", "two"):
+        report = purify_panel(given, method="similarity-router", out=tmp_path / name, options=options)
+    assert report.fit["fallback"] is False
+    assert report.splits["test"].purified_accuracy >= report.splits["test"].best_single_accuracy + 0.10
+    for name in ("purified.parquet", "router/router.safetensors", "router/encoder/model.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    scores, _ = load_router((tmp_path / "one").rename(tmp_path / "moved")).route(questions)
+    written = pq.read_table(tmp_path / "two/purified.parquet")["scores"].to_pylist()
+    assert np.allclose(scores, np.array(written), atol=1e-6)
