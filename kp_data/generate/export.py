@@ -286,6 +286,11 @@ def _teachers_before(out: Path) -> list[dict[str, Any]]:
 def _teachers_now(plan: Plan) -> list[dict[str, Any]]:
     """What each teacher is and how it is asked. Nothing secret: a URL holds no password, a key only its name."""
     return [
-        {**teacher.model_dump(exclude_none=True), "identity": plan.endpoints[teacher.name].identity}
+        {
+            **teacher.model_dump(exclude_none=True),
+            # Its default is a number: only the null says that none is sent.
+            "temperature": teacher.temperature,
+            "identity": plan.endpoints[teacher.name].identity,
+        }
         for teacher in plan.teachers
     ]

@@ -22,7 +22,8 @@ from kp_data.teachers.transport import Endpoint, parameters_of
 class Cell:
     """One question to one teacher, in one mode, one sample.
 
-    `request` is what the store keeps beside the answer: everything in the key, the messages as their hash.
+    `request` is what the store keeps beside the answer: everything in the key, the messages as their hash, and the id
+    of the question.
     """
 
     question: Question
@@ -126,5 +127,6 @@ class Plan:
         }
         key = cell_key({**request, "messages": messages})
         digest = hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).hexdigest()
-        shown = json.dumps({**request, "messages_sha256": digest}, sort_keys=True)
+        # The question's id is not in the key: it says later what a cell was about, and changes no answer.
+        shown = json.dumps({**request, "messages_sha256": digest, "question": question.id}, sort_keys=True)
         return Cell(question, teacher.name, mode, sample, key, shown, messages, parameters)

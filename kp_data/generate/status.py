@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from kp_data.config import Teacher
 from kp_data.errors import DataError
 from kp_data.generate.export import EXAMPLES_FILE
+from kp_data.generate.history import Earlier, asked_before, why_new
 from kp_data.generate.plan import Cell, Plan
 from kp_data.generate.reading import CONTENT_ERRORS, read_cell
 from kp_data.store import Store, StoredCell
@@ -99,6 +100,8 @@ def open_jobs(folder: Path, *, store_url: str | None = None) -> str:
 def explain_cell(folder: Path, *, question: str, teacher: str, store_url: str | None = None) -> list[dict[str, Any]]:
     """The cells of one question and teacher: key, what went into it, its history, and whether it would be asked.
 
+    Where the store holds the same question to the same model under other keys, each cell says what has changed since.
+
     Args:
         folder: panel folder.
         question: id.
@@ -121,9 +124,9 @@ def explain_cell(folder: Path, *, question: str, teacher: str, store_url: str | 
     store = _open(folder, store_url)
     try:
         held = store.get([cell.key for cell in cells])
+        return [_explained(cell, held.get(cell.key), asked_before(cell, store)) for cell in cells]
     finally:
         store.close()
-    return [_explained(cell, held.get(cell.key)) for cell in cells]
 
 
 def plan_of_folder(folder: Path) -> Plan:
@@ -206,22 +209,26 @@ def _error(cell: Cell, stored: StoredCell) -> str | None:
     return read_cell(stored, cell.question, teacher=cell.teacher, mode=cell.mode, sample=cell.sample).error
 
 
-def _explained(cell: Cell, stored: StoredCell | None) -> dict[str, Any]:
+def _explained(cell: Cell, stored: StoredCell | None, earlier: list[Earlier]) -> dict[str, Any]:
     told: dict[str, Any] = {
         "key": cell.key,
         "mode": cell.mode,
         "sample": cell.sample,
-        "in_key": json.loads(cell.request),
+        "in_key": {name: value for name, value in json.loads(cell.request).items() if name != "question"},
         "prompt": cell.messages[-1]["content"],
     }
     if stored is None:
-        return {**told, "state": "never asked in these words", "next_run": "asks it"}
+        told |= {"state": "never asked in these words", "why": why_new(earlier), "next_run": "asks it"}
+        return {**told, "before": [one.as_dict() for one in earlier]}
     error = _error(cell, stored)
     history = asdict(stored)
     told |= {name: history[name] for name in ("attempts", "message", "model", "finish_reason", "cost_usd", "reply")}
     told["at"] = stored.created_at.isoformat()
+    # Under what was asked later, this cell was not new.
+    if before := [one for one in earlier if one.at <= stored.created_at]:
+        told |= {"why": why_new(before), "before": [one.as_dict() for one in before]}
     if stored.error is not None:
-        return {**told, "state": f"failed: {stored.error}", "next_run": "asks it again, nothing was paid for"}
+        return {**told, "state": f"failed: {stored.error}", "next_run": "asks it again, because no reply came"}
     if error in CONTENT_ERRORS:
         return {**told, "state": f"unusable: {error}", "next_run": f"keeps it; --retry-failed {error} asks again"}
     return {**told, "state": "answered", "next_run": "keeps it"}

@@ -117,8 +117,8 @@ class Sight:
         return replace(self, tallies=tallies, now=now)
 
 
-def task_of(plan: Plan, table: pa.Table, out: Path, limits: Limits, store_url: str | None) -> tuple[Task, Access]:
-    """A plan as workers get it, what is secret apart from the rest, and every path absolute.
+def task_of(plan: Plan, table: pa.Table, out: Path, limits: Limits, *, store_url: str | None) -> tuple[Task, Access]:
+    """A plan as workers get it: what is secret apart from the rest, and every path absolute.
 
     Raises:
         ConfigError: the store is in the memory of one process.
@@ -167,8 +167,12 @@ class Worker:
         self._budget = None if task.budget_usd is None else Budget(task.budget_usd)
         for teacher in self._plan.teachers:
             self._carriers[teacher.name] = make_carrier(teacher, access.endpoints[teacher.name])
-        await check_all(self._carriers)
-        self._store = Store.of_folder(task.out, access.store_url)
+        try:
+            await check_all(self._carriers)
+            self._store = Store.of_folder(task.out, access.store_url)
+        except BaseException:
+            await self._leave()
+            raise
 
     async def ask(self) -> Sight:
         """Ask until nothing is left or somebody says stop; gives where it stands then.
@@ -188,8 +192,7 @@ class Worker:
                 stop=self._stop,
             )
         finally:
-            for carrier in self._carriers.values():
-                await carrier.close()
+            await self._leave()
             self._store.close()
         return self._sight()
 
@@ -209,6 +212,10 @@ class Worker:
         self._stop.asked.set()
         if now:
             self._stop.now.set()
+
+    async def _leave(self) -> None:
+        for carrier in self._carriers.values():
+            await carrier.close()
 
     def _sight(self) -> Sight:
         tallies = tuple(replace(tally, account=AccountReading.of(tally.account)) for tally in self._tallies)

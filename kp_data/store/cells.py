@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -18,8 +18,6 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from kp_data.store.database import CELLS, KEYS_A_QUERY, LEDGER, Database
-
-_COLUMNS: Final = tuple(column.name for column in CELLS.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +42,9 @@ class StoredCell:
     cost_usd: float | None = None
     latency_s: float | None = None
     logprob: float | None = None
+
+
+_COLUMNS: Final = tuple(field.name for field in fields(StoredCell))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +102,8 @@ class Store:
         """
 
         def work(connection: sa.Connection) -> dict[str, StoredCell]:
-            found: dict[str, StoredCell] = {}
-            for some in in_blocks(keys):
-                for row in connection.execute(sa.select(CELLS).where(CELLS.c.key.in_(some))).mappings():
-                    found[row["key"]] = StoredCell(**row)
-            return found
+            query = sa.select(*(CELLS.c[name] for name in _COLUMNS)).where(self.database.among(CELLS.c.key, keys))
+            return {row.key: StoredCell(*row) for row in connection.execute(query)}
 
         return self.database.read(work)
 
@@ -115,7 +113,22 @@ class Store:
         Raises:
             StoreError: the store cannot be read.
         """
-        return self.database.read(lambda connection: states_of(connection, keys))
+        return self.database.read(lambda connection: states_of(self.database, connection, keys))
+
+    def mentioning(self, texts: Sequence[str], *, most: int) -> list[StoredCell]:
+        """Cells in whose request one of these texts stands, newest first. Looks at every cell: for people, not runs.
+
+        Args:
+            texts: as the JSON has them.
+            most: so many at most.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        holds = sa.or_(*(CELLS.c.request.contains(text, autoescape=True) for text in texts))
+        columns = [CELLS.c[name] for name in _COLUMNS]
+        query = sa.select(*columns).where(holds).order_by(CELLS.c.created_at.desc(), CELLS.c.key).limit(most)
+        return self.database.read(lambda connection: [StoredCell(*row) for row in connection.execute(query)])
 
     def put(self, cells: Iterable[StoredCell]) -> None:
         """Write cells in one transaction, over what stood there; durable when it returns.
@@ -142,13 +155,10 @@ class Store:
         self.database.close()
 
 
-def states_of(connection: sa.Connection, keys: Sequence[str]) -> dict[str, str | None]:
+def states_of(database: Database, connection: sa.Connection, keys: Sequence[str]) -> dict[str, str | None]:
     """See `Store.states`, within a transaction."""
-    found: dict[str, str | None] = {}
-    for some in in_blocks(keys):
-        rows = connection.execute(sa.select(CELLS.c.key, CELLS.c.error).where(CELLS.c.key.in_(some)))
-        found.update((key, error) for key, error in rows)
-    return found
+    rows = connection.execute(sa.select(CELLS.c.key, CELLS.c.error).where(database.among(CELLS.c.key, keys)))
+    return dict(rows.all())
 
 
 def write_cells(database: Database, connection: sa.Connection, cells: Iterable[StoredCell]) -> None:

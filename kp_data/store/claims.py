@@ -14,7 +14,7 @@ import math
 import os
 import platform
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from kp_data.store.cells import Store, StoredCell, in_blocks, states_of, write_cells
+from kp_data.store.cells import Store, StoredCell, states_of, write_cells
 from kp_data.store.database import LEASES, LEDGER, OWNERS
 
 LEASE_S: Final = 60.0
@@ -128,9 +128,7 @@ class Claims:
         """Let a batch job at a provider hold the leases of these cells; see `JOB_PREFIX`."""
 
         def work(connection: sa.Connection) -> None:
-            for some in in_blocks(keys):
-                mine = sa.and_(LEASES.c.key.in_(some), LEASES.c.owner == self.owner)
-                connection.execute(sa.update(LEASES).where(mine).values(owner=JOB_PREFIX + job))
+            connection.execute(sa.update(LEASES).where(self._mine(keys)).values(owner=JOB_PREFIX + job))
 
         self._database.write(work)
 
@@ -192,22 +190,20 @@ class Claims:
         # In the order of the keys: two processes that want the same ones then never wait for each other in a circle.
         rows = [{"key": key, "owner": self.owner, "reserved": 0} for key in sorted(set(keys))]
         connection.execute(self._database.insert(LEASES).on_conflict_do_nothing(), rows)
-        owner_of: dict[str, str] = {}
-        for some in in_blocks(keys):
-            query = sa.select(LEASES.c.key, LEASES.c.owner).where(LEASES.c.key.in_(some))
-            owner_of.update((key, owner) for key, owner in connection.execute(query))
+        query = sa.select(LEASES.c.key, LEASES.c.owner).where(self._database.among(LEASES.c.key, keys))
+        owner_of = dict(connection.execute(query).all())
         granted = tuple(key for key in dict.fromkeys(keys) if owner_of.get(key) == self.owner)
         # Read after the leases are held: whoever asked before has stored the outcome by then.
-        held = states_of(connection, granted)
+        held = states_of(self._database, connection, granted)
         elsewhere = frozenset(key for key in keys if owner_of.get(key) != self.owner)
         return Taken(granted, held, elsewhere)
 
     def _commit(self, connection: sa.Connection, work: Work) -> Done:
         committed = self._ledger(connection)
         ended = [outcome.cell.key for outcome in work.outcomes]
-        held = self._reserved(connection, [*ended, *work.charges, *work.refunds, *work.wanted])
+        held = self._reserved(connection, [*work.charges, *work.refunds, *work.wanted])
         write_cells(self._database, connection, (outcome.cell for outcome in work.outcomes))
-        self._end(connection, [*ended, *work.returns])
+        held |= self._end(connection, [*ended, *work.returns])
         self._set_reserved(connection, dict.fromkeys([*work.charges, *work.refunds], 0))
         # A lease that is gone has been settled already: by this very work before the connection broke, or as a dead's.
         spent = sum(held[key] for key in work.charges if key in held) + sum(
@@ -236,15 +232,15 @@ class Claims:
                 committed += amount
         return granted
 
+    def _mine(self, keys: Sequence[str]) -> sa.ColumnElement[bool]:
+        return sa.and_(self._database.among(LEASES.c.key, keys), LEASES.c.owner == self.owner)
+
     def _reserved(self, connection: sa.Connection, keys: Sequence[str]) -> dict[str, int]:
         """What is reserved for each of these cells, as far as this process holds their leases."""
-        held: dict[str, int] = {}
-        for some in in_blocks(keys):
-            mine = sa.and_(LEASES.c.key.in_(some), LEASES.c.owner == self.owner)
-            held.update(
-                (key, n) for key, n in connection.execute(sa.select(LEASES.c.key, LEASES.c.reserved).where(mine))
-            )
-        return held
+        if not keys:
+            return {}
+        rows = connection.execute(sa.select(LEASES.c.key, LEASES.c.reserved).where(self._mine(keys)))
+        return dict(rows.all())
 
     def _set_reserved(self, connection: sa.Connection, amounts: Mapping[str, int]) -> None:
         if not amounts:
@@ -253,9 +249,12 @@ class Claims:
         change = sa.update(LEASES).where(mine).values(reserved=sa.bindparam("amount"))
         connection.execute(change, [{"of": key, "amount": amount} for key, amount in amounts.items()])
 
-    def _end(self, connection: sa.Connection, keys: Iterable[str]) -> None:
-        for some in in_blocks(list(keys)):
-            connection.execute(sa.delete(LEASES).where(LEASES.c.key.in_(some), LEASES.c.owner == self.owner))
+    def _end(self, connection: sa.Connection, keys: Sequence[str]) -> dict[str, int]:
+        """End these leases; gives what was reserved for each that this process held."""
+        if not keys:
+            return {}
+        rows = connection.execute(sa.delete(LEASES).where(self._mine(keys)).returning(LEASES.c.key, LEASES.c.reserved))
+        return dict(rows.all())
 
     def _move(self, connection: sa.Connection, *, spent: int, reserved: int) -> None:
         if spent or reserved:

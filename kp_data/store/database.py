@@ -7,8 +7,9 @@ unknown, because the connection broke, is done again: each is written so that do
 from __future__ import annotations
 
 import importlib.util
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -138,6 +139,13 @@ class Database:
     def insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
         """An INSERT of the dialect at hand, both of which know ON CONFLICT."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    def among(self, column: sa.ColumnElement[str], keys: Sequence[str]) -> sa.ColumnElement[bool]:
+        """Whether a column holds one of these keys: one statement and one bound value, however many keys there are."""
+        if self.is_sqlite:
+            each = sa.func.json_each(json.dumps(list(keys))).table_valued("value")
+            return column.in_(sa.select(each.c.value))
+        return column == sa.any_(sa.literal(list(keys), postgresql.ARRAY(sa.Text)))
 
     def now(self, connection: sa.Connection) -> float:
         """Seconds since 1970 by the clock that all processes on this database share."""
