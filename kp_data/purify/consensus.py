@@ -9,7 +9,8 @@ Axes: Q questions, T teachers, N neighbours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -33,7 +34,13 @@ from kp_data.purify.selector import (
     surprise,
 )
 from kp_data.purify.surface import surface_evidence
-from kp_data.purify.verified import fit_cross_verifier, score_meaning, verifier_evidence, verifier_facts
+from kp_data.purify.verified import (
+    CrossVerifier,
+    fit_cross_verifier,
+    score_meaning,
+    verifier_evidence,
+    verifier_facts,
+)
 from kp_data.purify.verifier import VerifierOptions
 
 if TYPE_CHECKING:
@@ -59,7 +66,7 @@ class ConsensusOptions:
             one shows; turn it off to choose by what teachers say alone.
         similarity: embed rationales and look at how near they are to each other.
         neighbours: nearest training questions on which the local skill of teachers is taken; 0: do not embed questions.
-        verifier: train verifiers, with the options they have by default, and hear them too.
+        verifier: train verifiers, with the options they have by default, and hear them too, if that surprises less.
     """
 
     model: str = AUTO
@@ -103,7 +110,7 @@ class _Reader:
         # Teacher-forced rationales argue for the gold answer they were given: to read them would be to read it.
         self._reads = data.train.rationale_mode == "blind"
         self._index = _index(data.train, options, context)
-        self.verifier = fit_cross_verifier(data, VerifierOptions(), context) if options.verifier else None
+        self.verifier: CrossVerifier | None = None
         self._embeds = options.neighbours > 0 or (options.similarity and self._reads)
 
     def __call__(self, panel: Panel) -> Seen:
@@ -119,6 +126,12 @@ class _Reader:
         if not parts:
             parts.append(no_evidence(*panel.concluded_QT.shape))
         return Seen.of(panel, join_evidence(parts), self._neighbours(panel))
+
+    def hearing(self, verifier: CrossVerifier) -> _Reader:
+        """This reader, with a verifier to hear."""
+        reader = copy.copy(self)
+        reader.verifier = verifier
+        return reader
 
     @property
     def num_parameters(self) -> int:
@@ -136,7 +149,10 @@ class _Reader:
 def _by_labels(data: FitData, judged: Judged, options: ConsensusOptions, context: Context) -> Fitted:
     read = _Reader(data, options, context)
     seen = read(data.train)
-    selector, surprises = _best_selector(seen, judged, options, context)
+    selector, facts = _best_selector(seen, judged, options, context)
+    if options.verifier:
+        read, selector, heard = _with_verifier(data, judged, (read, seen, selector), options, context)
+        facts |= heard
     checked = Judged.of(data.validation)
     calibrates = int(checked.known_KT.sum()) >= LEAST_TO_CALIBRATE
     if calibrates:
@@ -148,10 +164,9 @@ def _by_labels(data: FitData, judged: Judged, options: ConsensusOptions, context
         log_odds_QT = selector.log_odds_QT(seen)
         return _choose(panel, selector.probability_QT(log_odds_QT, seen.answer_QT), ranking_T(skill_T), log_odds_QT)
 
-    facts = {
+    facts |= {
         "learned_from": "gold",
         "model": selector.kind,
-        "held_out_log_loss": surprises,
         "calibrated_on": "validation" if calibrates else "train, held out",
         "calibration": {"slope": selector.platt.slope, "shift": selector.platt.shift, "n": selector.platt.num_items},
         "teacher_skill": _named(data.train, skill_T),
@@ -160,14 +175,36 @@ def _by_labels(data: FitData, judged: Judged, options: ConsensusOptions, context
         purify,
         calls_per_question=len(data.train.teachers),
         extra_parameters=read.num_parameters,
-        facts={**score_meaning(), **facts, **({} if read.verifier is None else verifier_facts(read.verifier))},
-        notes=_notes(data, options),
+        facts={**score_meaning(), **facts},
+        notes=_notes(data, options, heard=not options.verifier or bool(facts["verifier_heard"])),
     )
+
+
+def _with_verifier(
+    data: FitData,
+    judged: Judged,
+    without: tuple[_Reader, Seen, Selector],
+    options: ConsensusOptions,
+    context: Context,
+) -> tuple[_Reader, Selector, dict[str, Any]]:
+    """Hear verifiers too, if held-out probabilities surprise less with them; and what came of it."""
+    read, seen, selector = without
+    verifier = fit_cross_verifier(data, VerifierOptions(), context)
+    evidence = join_evidence([seen.evidence, verifier_evidence(data.train, verifier, context.progress)])
+    seen_too = replace(seen, evidence=evidence)
+    other, facts = _best_selector(seen_too, judged, options, context)
+    heard = surprise(other, seen_too, judged) < surprise(selector, seen, judged)
+    told = {
+        "verifier_heard": heard,
+        "held_out_log_loss_with_verifier": facts["held_out_log_loss"],
+        **verifier_facts(verifier),
+    }
+    return (read.hearing(verifier), other, told) if heard else (read, selector, told)
 
 
 def _best_selector(
     seen: Seen, judged: Judged, options: ConsensusOptions, context: Context
-) -> tuple[Selector, dict[str, float]]:
+) -> tuple[Selector, dict[str, Any]]:
     """The selector asked for, or the one whose held-out probabilities surprise least; and how much each does."""
     kinds = kinds_to_try(judged)
     if options.model != AUTO:
@@ -176,8 +213,9 @@ def _best_selector(
     for number, kind in enumerate(kinds, start=1):
         selectors.append(fit_selector(seen, judged, kind, seed=context.seed))
         context.progress("fitting the selector", number, len(kinds))
-    surprises: dict[str, float] = {selector.kind: surprise(selector, seen, judged) for selector in selectors}
-    return min(selectors, key=lambda selector: surprises[selector.kind]), surprises
+    surprises = {selector.kind: surprise(selector, seen, judged) for selector in selectors}
+    best = min(selectors, key=lambda selector: surprises[selector.kind])
+    return best, {"held_out_log_loss": dict(surprises)}
 
 
 def _by_agreement(data: FitData, options: ConsensusOptions, context: Context) -> Fitted:
@@ -261,8 +299,10 @@ def _named(panel: Panel, skill_T: Array) -> dict[str, float]:
     return dict(zip(panel.teachers, skill_T.round(6).tolist(), strict=True))
 
 
-def _notes(data: FitData, options: ConsensusOptions) -> tuple[str, ...]:
+def _notes(data: FitData, options: ConsensusOptions, *, heard: bool) -> tuple[str, ...]:
     notes = []
+    if not heard:
+        notes.append("the verifiers are not heard: probabilities held out of train surprise no less with them")
     if data.held_out:
         notes.append(f"no split 'validation': {len(data.validation)} questions of train were held out for calibration")
     if data.train.rationale_mode == "teacher_forced" and (options.surface or options.similarity):

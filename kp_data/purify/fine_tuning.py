@@ -109,8 +109,13 @@ class TunedEncoder:
         local = isinstance(source, Path)
         with no_bars():
             tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, truncation_side="left")
+            # An older hub model may have no safetensors; transformers then reads its weights as tensors alone.
             network = AutoModel.from_pretrained(
-                source, local_files_only=local, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+                source,
+                local_files_only=local,
+                use_safetensors=True if local else None,
+                trust_remote_code=False,
+                dtype=torch.float32,
             )
         longest = int(getattr(network.config, "max_position_embeddings", max_tokens))
         return cls(network.eval().to(device), tokenizer, device, pooling, min(max_tokens, longest), batch_size)

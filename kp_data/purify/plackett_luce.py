@@ -28,6 +28,7 @@ from kp_data.purify.routers import (
     names_of_best,
     read_weights,
     reader_config,
+    softmax,
     write_config,
     write_weights,
 )
@@ -190,8 +191,7 @@ class PlackettLuceRouter:
         if self.options.fit == "choice":
             return np.asarray(sum_QM / sum_QM.sum(axis=1, keepdims=True))
         worth_QT = fit_worth(sum_QM, self._contests, ridge=self.options.ridge, start_T=self._start_T)
-        power_QT = np.exp(worth_QT - worth_QT.max(axis=1, keepdims=True))
-        return np.asarray(power_QT / power_QT.sum(axis=1, keepdims=True))
+        return softmax(worth_QT)
 
     def _weighted_outcomes(self, question_QD: Array) -> Array:
         """(Q, M) float32, outcomes of the training questions summed under the weights of each question."""

@@ -15,6 +15,7 @@ import numpy as np
 from kp_data.errors import DataError, KpError
 from kp_data.panel import question_text
 from kp_data.purify.embedding import Embedder
+from kp_data.purify.local_skill import LocalSkill
 from kp_data.purify.protocol import Router
 from kp_data.schema import SCHEMA_VERSION, Question
 from kp_data.tables import read_json, replacing, write_json
@@ -77,9 +78,7 @@ class SimilarityHead:
     def score(self, question_QD: Array) -> Array:
         """(Q, T) float64, softmax over teachers of cosine / temperature; each row sums to 1."""
         similarity_QT = _unit(question_QD @ self.project_KD.T + self.bias_K) @ _unit(self.teacher_TK).T
-        shifted_QT = similarity_QT.astype(np.float64) / self.temperature
-        weight_QT = np.exp(shifted_QT - shifted_QT.max(axis=1, keepdims=True, initial=-np.inf))
-        return np.asarray(weight_QT / weight_QT.sum(axis=1, keepdims=True))
+        return softmax(similarity_QT.astype(np.float64) / self.temperature)
 
     @property
     def num_parameters(self) -> int:
@@ -100,30 +99,50 @@ class TextEncoder(Protocol):
 
 @dataclass(frozen=True)
 class SimilarityRouter:
-    """Chooses the teacher whose embedding is nearest to the question's."""
+    """Chooses the teacher whose embedding is nearest to the question's.
+
+    Attributes:
+        teachers: T names.
+        head: projection and teacher embeddings.
+        embed: question texts to vectors.
+        skill: added to the cosines, where the router has it.
+        method: the method that was asked for.
+    """
 
     teachers: tuple[str, ...]
     head: SimilarityHead
     embed: TextEncoder = field(repr=False)
+    skill: LocalSkill | None = field(default=None, repr=False)
     method: str = "similarity-router"
 
     def route(self, questions: Sequence[Question]) -> tuple[Array, tuple[str, ...]]:
         """(Q, T) float, probability of each teacher; the most probable one."""
         question_QD = self.embed([question_text(question) for question in questions])
         check_size(self.head.project_KD.shape[1], question_QD, self.embed.encoder)
-        score_QT = self.head.score(question_QD)
+        score_QT = self.score(question_QD)
         return score_QT, names_of_best(self.teachers, score_QT)
+
+    def score(self, question_QD: Array) -> Array:
+        """(Q, T) float64, probability of each teacher: softmax of cosine / temperature, plus local skill."""
+        score_QT = self.head.score(question_QD)
+        return score_QT if self.skill is None else softmax(np.log(score_QT) + self.skill.log_odds(question_QD))
 
     def save(self, folder: Path) -> None:
         """Write `router.json` and `router.safetensors`."""
         head = self.head
-        write_weights(folder, {"project": head.project_KD, "bias": head.bias_K, "teacher": head.teacher_TK})
+        weights = {"project": head.project_KD, "bias": head.bias_K, "teacher": head.teacher_TK}
+        skill: dict[str, Any] = {}
+        if self.skill is not None:
+            weights |= {"known": self.skill.known_KD, "right": self.skill.right_KT, "wrong": self.skill.wrong_KT}
+            skill = {"skill": {"count": self.skill.count, "weight": self.skill.weight}}
+        write_weights(folder, weights)
         write_config(
             folder,
             kind="similarity",
             method=self.method,
             teachers=self.teachers,
             temperature=head.temperature,
+            **skill,
             **reader_config(self.embed, folder),
         )
 
@@ -132,9 +151,15 @@ class SimilarityRouter:
         """A router of what `save` wrote."""
         teachers = tuple(config["teachers"])
         axes = {"project": "KD", "bias": "K", "teacher": "TK"}
+        if given := config.get("skill"):
+            axes |= {"known": "ND", "right": "NT", "wrong": "NT"}
         weights = read_weights(folder, axes, T=len(teachers))
+        skill = None
+        if given:
+            known_KD, right_KT, wrong_KT = weights["known"], weights["right"], weights["wrong"]
+            skill = LocalSkill(known_KD, right_KT, wrong_KT, int(given["count"]), float(given["weight"]))
         head = SimilarityHead(weights["project"], weights["bias"], weights["teacher"], float(config["temperature"]))
-        return cls(teachers, head, embed, config["method"])
+        return cls(teachers, head, embed, skill, config["method"])
 
 
 def _loaders() -> Mapping[str, Callable[[Path, dict[str, Any], Any], Router]]:
@@ -245,6 +270,12 @@ def check_size(size: int, question_QD: Array, encoder: str) -> None:
     if question_QD.shape[1] != size:
         message = f"fitted on embeddings of size {size}, but {encoder!r} gives {question_QD.shape[1]}"
         raise DataError(f"{message}; fit the router again with this encoder", place="router")
+
+
+def softmax(logit_QT: Array) -> Array:
+    """(Q, T) float, each row to shares that sum to 1."""
+    weight_QT = np.exp(logit_QT - logit_QT.max(axis=1, keepdims=True, initial=-np.inf))
+    return np.asarray(weight_QT / weight_QT.sum(axis=1, keepdims=True))
 
 
 def names_of_best(teachers: tuple[str, ...], score_QT: Array) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ class SimilarityOptions:
     """How the router is built and trained.
 
     Temperature, cluster weight and the number of negatives are RouterDC's; for the rest, values were compared by
-    cross-validation on training and validation questions of MMLU-Pro. Sharing labels mattered most.
+    cross-validation on training and validation questions of MMLU-Pro. Sharing labels and local skill mattered most.
 
     Attributes:
         projected_size: dimensions of the space that questions and teachers share.
@@ -28,6 +28,8 @@ class SimilarityOptions:
         patience: epochs without a better validation accuracy before training stops.
         neighbour_share: share of the training questions, at most 200 of them, over whose nearest the labels of a
             question are averaged; 0: every question has its own labels alone, as in the papers.
+        skill_weight: of the log-odds with which each teacher was right on the nearest training questions (the same
+            share, at most 100), added to the cosines; 0 leaves them out, as in the papers. Not used with `tuned`.
         tuned: 1 trains the encoder too, as in the papers: minutes instead of seconds.
         encoder: that is tuned; `minilm` (packaged), or a path or hub id, such as `microsoft/mdeberta-v3-base`.
         encoder_learning_rate, tuned_epochs, frozen_layers, max_tokens: of a tuned encoder.
@@ -46,6 +48,7 @@ class SimilarityOptions:
     max_epochs: int = 20
     patience: int = 8
     neighbour_share: float = 0.05
+    skill_weight: float = 1.0
     tuned: int = 0
     encoder: str = "minilm"
     encoder_learning_rate: float = 5e-5
@@ -60,6 +63,7 @@ class SimilarityOptions:
             "cluster_weight",
             "weight_decay",
             "neighbour_share",
+            "skill_weight",
             "tuned",
             "frozen_layers",
             "min_gain_errors",

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from kp_data.purify.gate import Candidate, Lesson, fit_gated, question_texts
+from kp_data.purify.local_skill import LocalSkill
 from kp_data.purify.neighbours import build_index
 from kp_data.purify.protocol import Context, FitData, Fitted, Method, MethodInfo
 from kp_data.purify.routers import SimilarityRouter
@@ -31,8 +32,9 @@ def fit_similarity(data: FitData, options: SimilarityOptions, context: Context) 
     """Train the router on `train`, keep its best epoch on `validation`, and use it only if it has proven a gain.
 
     Source: similarity-based router of Knowledge Purification (arXiv:2602.01064), trained as RouterDC
-    (arXiv:2409.19886). Differs: the encoder is frozen unless `tuned` is set, labels are shared among like questions
-    unless `neighbour_share` is 0, and the fallback is our own.
+    (arXiv:2409.19886). Differs: the encoder is frozen unless `tuned` is set; labels are shared among like questions,
+    and local skill is added to the cosines, unless `neighbour_share` is 0; the fallback is our own. With `tuned` 1 and
+    `neighbour_share` 0 it is the papers' method.
     """
 
     def learn(lesson: Lesson) -> Candidate:
@@ -53,8 +55,8 @@ SIMILARITY_ROUTER = Method(
         transferable=True,
         source="Knowledge Purification, arXiv:2602.01064; RouterDC, arXiv:2409.19886",
         evidence="reconstructed",
-        differs="by default a frozen encoder with a trained projection, and labels shared among like questions; "
-        "falls back without a proven gain",
+        differs="by default a frozen encoder under a trained projection, labels shared among like questions, and local "
+        "skill beside the cosines; falls back without a proven gain",
     ),
     fit_similarity,
     SimilarityOptions,
@@ -112,7 +114,13 @@ def _train(lesson: Lesson, options: SimilarityOptions, context: Context) -> tupl
         progress=progress,
     )
     facts = {"epochs": trained.epochs, "best_epoch": trained.best_epoch, "num_neighbours": count}
-    return SimilarityRouter(lesson.train.teachers, trained.head, context.embed), facts
+    skill = None
+    if options.skill_weight and options.neighbour_share:
+        share, weight = options.neighbour_share, options.skill_weight
+        skill = LocalSkill.of_training(
+            train_QD, lesson.good_QT, lesson.bad_QT, share=share, weight=weight, seed=context.seed
+        )
+    return SimilarityRouter(lesson.train.teachers, trained.head, context.embed, skill), facts
 
 
 def _clusters(question_QD: Array, num_clusters: int, seed: int) -> Array:

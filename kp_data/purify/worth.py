@@ -18,6 +18,9 @@ MAX_STEPS: Final = 100
 TOLERANCE: Final = 1e-10
 """Largest change of a worth, in nats, at which a fit has converged."""
 
+LONGEST_STEP: Final = 5.0
+"""Nats that a worth may move at once."""
+
 
 @dataclass(frozen=True)
 class Contests:
@@ -133,10 +136,11 @@ def _newton_step(worth_QT: Array, weight_QM: Array, contests: Contests, ridge: f
 
 
 def _damped(step_QT: Array, worth_QT: Array, weight_QM: Array, contests: Contests, ridge: float) -> Array:
-    """(Q, T) float, the step, halved for each question until its loss does not rise."""
+    """(Q, T) float, the step, cut to LONGEST_STEP, and halved for each question until its loss does not rise."""
+    # Where nearly every contest is decided the curvature all but vanishes, and a whole step would go far astray.
+    step_QT = step_QT * np.minimum(1.0, LONGEST_STEP / np.maximum(np.abs(step_QT).max(axis=1, keepdims=True), 1e-300))
     before_Q = loss_Q(worth_QT, weight_QM, contests, ridge)
     slack_Q = 1e-12 * np.abs(before_Q)
-    step_QT = step_QT.copy()
     for _ in range(30):
         worse_Q = loss_Q(worth_QT + step_QT, weight_QM, contests, ridge) > before_Q + slack_Q
         if not worse_Q.any():

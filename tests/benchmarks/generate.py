@@ -165,13 +165,13 @@ def as_markdown(
     rows: Sequence[Sequence[str]], goals: Sequence[str], missing: Sequence[str], options: argparse.Namespace
 ) -> str:
     """The whole result, to keep."""
-    machine = f"{len(os.sched_getaffinity(0))} CPUs ({_processor()}), {platform.system()} {platform.release()}"
+    machine = f"{len(os.sched_getaffinity(0))} CPUs ({_processor()}), {platform.system()}"
     lines = [
         f"# Asking teachers, {datetime.now(UTC):%Y-%m-%d}",
         "",
         f"Machine: {machine}; Python {platform.python_version()}; load average before: {options.load:.1f} (far",
-        f"above 0: others had the CPUs too). {options.concurrency} calls at a time, 50 ms an answer. The server shares the",
-        "CPUs; what it took is in the table. `cpu ms` and `server ms` are per call, start-up included.",
+        f"above 0: others had the CPUs too). {options.concurrency} calls at a time, 50 ms an answer. The server shares",
+        "the CPUs; what it took is in the table. `cpu ms` and `server ms` are per call, start-up included.",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "| --- | --- |" + " ---: |" * (len(COLUMNS) - 2),

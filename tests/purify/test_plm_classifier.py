@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tiny_encoder import make_tiny_encoder
@@ -15,8 +16,8 @@ from kp_data.panel import question_text
 from kp_data.purify import Context, Embedder, find_method, load_router, purify_panel
 from kp_data.purify.fine_tuning import TunedEncoder
 from kp_data.purify.gate import Lesson
-from kp_data.purify.labels import fit_data, routing_signal
-from kp_data.purify.plm_classifier import ClassifierOptions, ClassifierRouter, fit_plm_classifier, targets
+from kp_data.purify.labels import routing_signal
+from kp_data.purify.plm_classifier import ClassifierOptions, ClassifierRouter, targets
 from kp_data.purify.plm_training import Classifier, classifier_loss, train_classifier
 from kp_data.purify.purified import make_report, run_method
 from kp_data.purify.registry import make_options
@@ -30,6 +31,15 @@ QUICK = {
     "batch_size": 16,
     "pooling": "mean",
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks as small as these only lose by more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -139,34 +149,39 @@ def test_one_teacher_alone_is_the_best_single_teacher():
     assert run(grid([[0], [1]] * 20)).fitted.facts["fallback_reason"].startswith("there is one teacher")
 
 
-def test_saved_it_routes_alike_wherever_it_lies_and_twice_the_same_bytes(tmp_path, questions, tiny):
-    given = write_panel(tmp_path / "panel", questions, topic_answers(questions))
-    for name in ("one", "two"):
-        purify_panel(given, method="plm-classifier", out=tmp_path / name, options={"encoder": tiny, **QUICK})
+def test_saved_it_routes_alike_wherever_it_lies_and_twice_the_same_bytes(tmp_path, panel, tiny):
+    routers = [brief(panel, tiny) for _ in range(2)]
+    for name, router in zip(("one", "two"), routers, strict=True):
+        router.save(tmp_path / name)
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
-    assert {"router/encoder/model.safetensors", "router/encoder/config.json"} <= {path.as_posix() for path in files}
+    assert {"encoder/model.safetensors", "encoder/config.json"} <= {path.as_posix() for path in files}
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pkl")]
     for path in files:
-        if path.name != "report.json":
-            assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes(), path
+        assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes(), path
     home = (tmp_path / "one").rename(tmp_path / "moved")
-    assert tiny not in (home / "router/encoder/config.json").read_text()
-    router = load_router(home)
-    fitted = fit_plm_classifier(_data(given), ClassifierOptions(encoder=tiny, **QUICK), Context(0, Embedder())).router
-    assert np.array_equal(router.route(questions)[0], fitted.route(questions)[0])
-    assert router.route([])[1] == ()
+    assert tiny not in (home / "encoder/config.json").read_text()
+    loaded = load_router(home)
+    assert np.array_equal(loaded.route(panel.questions)[0], routers[0].route(panel.questions)[0])
+    assert loaded.route([])[1] == ()
 
 
-def test_a_broken_encoder_is_one_message(tmp_path, questions, tiny):
+def test_a_broken_encoder_is_one_message(tmp_path, panel, tiny):
+    brief(panel, tiny).save(tmp_path)
+    config = json.loads((tmp_path / "router.json").read_text())
+    (tmp_path / "router.json").write_text(json.dumps(config | {"teachers": ["a"]}))
+    with pytest.raises(DataError, match="a broken router"):
+        load_router(tmp_path)
+    (tmp_path / "encoder/model.safetensors").write_bytes(b"gone")
+    with pytest.raises(DataError, match="a broken router"):
+        load_router(tmp_path)
+
+
+def test_a_purified_folder_holds_all_that_its_router_needs(tmp_path, questions, tiny):
     given = write_panel(tmp_path / "panel", questions, topic_answers(questions))
-    purify_panel(given, method="plm-classifier", out=tmp_path / "one", options={"encoder": tiny, **QUICK})
-    (tmp_path / "one/router/encoder/model.safetensors").write_bytes(b"gone")
-    with pytest.raises(DataError, match="a broken router"):
-        load_router(tmp_path / "one")
-    config = json.loads((tmp_path / "one/router/router.json").read_text())
-    (tmp_path / "one/router/router.json").write_text(json.dumps(config | {"teachers": ["a"]}))
-    with pytest.raises(DataError, match="a broken router"):
-        load_router(tmp_path / "one")
+    purify_panel(given, method="plm-classifier", out=tmp_path / "pure", options={"encoder": tiny, **QUICK})
+    scores, _ = load_router(tmp_path / "pure").route(questions)
+    written = pq.read_table(tmp_path / "pure/purified.parquet")["scores"].to_pylist()
+    assert np.allclose(scores, np.array(written), atol=1e-6)
 
 
 def test_long_questions_are_cut_on_the_left(tiny):
@@ -207,5 +222,9 @@ def test_an_encoder_that_is_not_there_is_one_message(panel, tmp_path):
         run(panel, encoder=str(tmp_path / "nothing"))
 
 
-def _data(panel):
-    return fit_data(panel)
+def brief(panel, tiny):
+    """A router after one epoch, whatever it is worth."""
+    train, validation = (panel.take(panel.split_Q == split) for split in ("train", "validation"))
+    given = Lesson(train, validation, *routing_signal(train.skill_QT))
+    options = ClassifierOptions(encoder=tiny, **{**QUICK, "max_epochs": 1})
+    return train_classifier(given, options, Context(0, Embedder(device="cpu")))[0]

@@ -9,16 +9,19 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import sqlalchemy as sa
 
 from kp_data.config import Generate, Teacher
 from kp_data.generate import Summary, generate_panel
 from kp_data.schema import MEASURED_COLUMNS
+from kp_data.store import Store
 
 MAIN = "from kp_data.cli import main; main()"
 
@@ -107,3 +110,19 @@ def billed_nano(url: str, input_nano: int, output_nano: int, request_nano: int =
         bill["prompt_tokens"] * input_nano + bill["completion_tokens"] * output_nano + bill["calls"] * request_nano
         for bill in stats(url)["billed"].values()
     )
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Store]:
+    """A store, closed at the end."""
+    store = Store(url)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def rows(store: Store, table: sa.Table) -> int:
+    """How many rows a table of a store has."""
+    count = sa.select(sa.func.count()).select_from(table)
+    return int(store.database.read(lambda connection: connection.execute(count).scalar_one()))

@@ -9,18 +9,20 @@ import sqlite3
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from loopback import at, change_faults, command, finish, reset, run, stats, steady, stored, wait_for
+from practice_runs import at, change_faults, command, finish, reset, run, stats, steady, stored, wait_for
 
 from kp_data.config import Generate, Teacher
 from kp_data.errors import StoreError
 from kp_data.generate import generate_panel
 from kp_data.generate import run as run_module
 from kp_data.practice import practice_server
+from kp_data.store import Store
 
 EVERY_FAULT = "500,cut,html,broken,disconnect,429,504,hang"
 
@@ -99,6 +101,7 @@ def test_a_model_that_is_taken_away_stops_its_teacher_with_what_the_server_said(
     assert (summary.tallies[0].answered, summary.left) == (3, 17)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_is_given_up_after_a_while_and_harms_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +156,21 @@ def test_a_storm_of_refusals_passes_and_every_cell_is_answered(tmp_path: Path) -
 
 
 # The disk and the store
+
+
+def test_a_store_that_cannot_be_read_ends_the_run_at_once_although_no_call_is_in_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def states(store: Store, keys: Sequence[str]) -> dict[str, str | None]:
+        raise StoreError("cannot be read (disk I/O error)", place="cells.sqlite")
+
+    monkeypatch.setattr(Store, "states", states)
+    # No sign of life that would find the fault later.
+    monkeypatch.setattr("kp_data.generate.clerk.BEAT_S", 1e9)
+    with practice_server() as url:
+        with pytest.raises(StoreError, match=r"cells\.sqlite: cannot be read"):
+            run(tmp_path, url, names="ada")
+        assert stats(url)["requests"] == 0
 
 
 SMALL_FILES = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes}, {bytes}))"
