@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_purified
+from purified_folder import write_purified
 
 from kp_data.errors import DataError, HubError
 from kp_data.hub import build_release, push

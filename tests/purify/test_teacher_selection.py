@@ -8,9 +8,9 @@ import pytest
 from topic_panels import grid, panel_of, response, write_panel
 
 from kp_data.errors import ConfigError, MethodError
+from kp_data.learner import Lesson
 from kp_data.purify import Context, Partners, find_method, purify_panel
 from kp_data.purify.labels import fit_data
-from kp_data.learner import Lesson
 from kp_data.purify.purified import run_method
 from kp_data.purify.registry import make_options
 from kp_data.purify.teacher_selection import _States, rewards_QT
