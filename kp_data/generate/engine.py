@@ -128,10 +128,13 @@ class _Desk:
             pause_s = self.account.paused_s
             now = time.monotonic()
             timeout_s = pause_s if pause_s else min(lane.ready_in_s(now) for lane in self._lanes)
-        try:
-            await asyncio.wait_for(self._changed.wait(), None if timeout_s == math.inf else max(timeout_s, 0.001))
-        except TimeoutError:
-            return
+        # A timer that sets the event, and not `wait_for`: this happens once a call, and a task a time would be dear.
+        alarm = None
+        if timeout_s != math.inf:
+            alarm = asyncio.get_running_loop().call_later(max(timeout_s, 0.001), self._changed.set)
+        await self._changed.wait()
+        if alarm is not None:
+            alarm.cancel()
 
     async def _wake_at_stop(self) -> None:
         await self._stop.asked.wait()

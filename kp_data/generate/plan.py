@@ -13,7 +13,6 @@ from typing import Any
 from kp_data.config import Teacher
 from kp_data.errors import DataError
 from kp_data.schema import Mode, Question
-from kp_data.store import cell_key
 from kp_data.teachers.prompts import PROMPT_VERSION, Message, build_messages, pick_examples
 from kp_data.teachers.transport import Endpoint, parameters_of
 
@@ -40,6 +39,15 @@ class Cell:
         """About how many tokens the call will take: four characters a token, and half of what it may write."""
         read = sum(len(message["content"]) for message in self.messages) // 4
         return read + int(self.parameters["max_tokens"]) // 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What all cells of one teacher, mode and sample share: as it goes into keys, as it is shown, and as it is sent."""
+
+    canonical: str
+    shown: str
+    parameters: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,7 @@ class Plan:
 
     def cells(self, teacher: Teacher) -> Iterator[Cell]:
         """The cells of one teacher, question by question. Without a gold answer a question is asked blind only."""
+        frames = {(mode, sample): self._frame(teacher, mode, sample) for mode in self.modes for sample in self._samples}
         for question, only in zip(self.questions, self.routed or itertools.repeat(None), strict=False):
             if only is not None and only != teacher.name:
                 continue
@@ -89,8 +98,14 @@ class Plan:
                 if mode == "teacher_forced" and question.answer is None:
                     continue
                 messages = self._messages(question, mode)
-                for sample in range(self.samples):
-                    yield self._cell(question, teacher, mode, sample, messages)
+                digest = hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).hexdigest()
+                for sample in self._samples:
+                    frame = frames[mode, sample]
+                    # Joined by hand: all but the question is the same for thousands of cells. Its id is not in the
+                    # key: it says later what a cell was about, and changes no answer.
+                    key = hashlib.sha256(f"{frame.canonical}{digest}".encode()).hexdigest()
+                    request = f'{frame.shown}, "messages_sha256": "{digest}", "question": {json.dumps(question.id)}}}'
+                    yield Cell(question, teacher.name, mode, sample, key, request, messages, frame.parameters)
 
     def count(self, teacher: Teacher) -> int:
         """How many cells a teacher has."""
@@ -115,18 +130,18 @@ class Plan:
         examples = pick_examples(self.pool, question, k=self.examples, seed=self.seed)
         return build_messages(question, mode=mode, examples=examples, rationales=self.example_rationales)
 
-    def _cell(self, question: Question, teacher: Teacher, mode: Mode, sample: int, messages: list[Message]) -> Cell:
-        endpoint = self.endpoints[teacher.name]
+    @property
+    def _samples(self) -> range:
+        return range(self.samples)
+
+    def _frame(self, teacher: Teacher, mode: Mode, sample: int) -> _Frame:
         parameters = parameters_of(teacher, sample=sample)
-        request: dict[str, Any] = {
-            "endpoint": endpoint.identity,
+        request = {
+            "endpoint": self.endpoints[teacher.name].identity,
             "mode": mode,
             "parameters": parameters,
             "prompt_version": PROMPT_VERSION,
             "sample": sample,
         }
-        key = cell_key({**request, "messages": messages})
-        digest = hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).hexdigest()
-        # The question's id is not in the key: it says later what a cell was about, and changes no answer.
-        shown = json.dumps({**request, "messages_sha256": digest, "question": question.id}, sort_keys=True)
-        return Cell(question, teacher.name, mode, sample, key, shown, messages, parameters)
+        canonical = json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return _Frame(canonical, json.dumps(request, sort_keys=True).removesuffix("}"), parameters)
