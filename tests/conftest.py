@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from kp_data.console import set_quiet
+
 # Embeddings are computed, never taken from a cache of the machine that runs the tests.
 os.environ["KP_CACHE"] = "off"
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> None:
+    """`--quiet` of one test must not silence the next."""
+    set_quiet(False)
 
 
 @pytest.fixture(scope="session")

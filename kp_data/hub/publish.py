@@ -27,7 +27,7 @@ from kp_data.hub.remote import Overtaken, Remote, RemoteFile, check_name
 from kp_data.hub.versions import Bump, RowDiff, Version, diff_rows, next_version
 from kp_data.tables import read_json, read_table, replacing
 
-MAX_ATTEMPTS: Final = 8
+MAX_ATTEMPTS: Final = 80
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from kp_data.panel import question_text
 from kp_data.learner import Lesson
+from kp_data.panel import question_text
 from kp_data.schema import Question
 
 Array = np.ndarray[Any, Any]

@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 
 from kp_data.errors import ConfigError, MethodError
+from kp_data.learner import Learner, Lesson, MakeLearner
 from kp_data.measures import comparable_accuracy_T, correct_QT
 from kp_data.panel import NONE, Panel, question_text
 from kp_data.purify.embedding import Embedder
-from kp_data.learner import Learner, Lesson, MakeLearner
 from kp_data.purify.metrics import choose, ranking_T, teacher_share_T
 from kp_data.purify.ngram_learner import NGRAM, make_ngram_learner
 from kp_data.purify.policy import Learning, Policy, reinforce

@@ -1,0 +1,72 @@
+"""What a repository's README says about itself in YAML, read as the untrusted text that it is."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import Any, Final
+
+import yaml
+
+MAX_CARD_BYTES: Final = 2**20
+_FRONT: Final = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_MAX_DEPTH: Final = 30
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and no aliases: a few lines of those can stand for gigabytes."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed in a card")
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise yaml.YAMLError("nested too deeply")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def read_card(text: str) -> dict[str, Any]:
+    """The metadata of a README, as JSON knows values.
+
+    Raises:
+        ValueError: it is not valid YAML, or no mapping; the message is for the user.
+    """
+    found: dict[str, Any] = _as_json(split_card(text)[0])
+    return found
+
+
+def split_card(text: str) -> tuple[dict[str, Any], str]:
+    """The metadata of a README, as YAML knows values, and its text.
+
+    Raises:
+        ValueError: see `read_card`.
+    """
+    found = _FRONT.match(text)
+    if found is None:
+        return {}, text
+    try:
+        data = yaml.load(found.group(1), _Loader)  # noqa: S506 - a subclass of SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"the metadata at the top of README.md is not valid YAML: {error}") from error
+    if data is not None and not isinstance(data, dict):
+        raise ValueError("the metadata at the top of README.md must be a mapping")
+    return data or {}, text[found.end() :]
+
+
+def _as_json(value: Any) -> Any:
+    """YAML knows dates and keys that are no text; JSON does not."""
+    if isinstance(value, dict):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, list | set | tuple):
+        return [_as_json(item) for item in value]
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+        return str(value)
+    return value

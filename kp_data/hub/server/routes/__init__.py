@@ -1,0 +1,1 @@
+"""The hub's addresses, one module a family."""
