@@ -9,6 +9,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from kp_data.config import Generate, Teacher
 from kp_data.generate import generate_panel, open_jobs
 from kp_data.practice import practice_server
@@ -22,6 +24,7 @@ def stats(url: str) -> dict[str, Any]:
         return dict(json.load(answer))
 
 
+@pytest.mark.slow
 def test_a_run_without_batches_fetches_the_jobs_that_an_earlier_one_left(tmp_path: Path) -> None:
     panel = tmp_path / "panel"
     (tmp_path / "kp.yaml").write_text("teachers:\n  - {name: ada, model: practice/ada, api_base: URL, batch: openai}\n")

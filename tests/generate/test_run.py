@@ -161,6 +161,7 @@ def test_a_key_is_sent_from_its_variable_and_kept_out_of_every_file(
         assert b"right-key-12345" not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_direct_and_the_litellm_path_give_the_same_panel(tmp_path: Path) -> None:
     with practice_server() as url:
         run(tmp_path / "direct", "practice:8", url=url, transport="direct")
@@ -168,6 +169,7 @@ def test_the_direct_and_the_litellm_path_give_the_same_panel(tmp_path: Path) -> 
     assert steady(tmp_path / "direct").equals(steady(tmp_path / "litellm"))
 
 
+@pytest.mark.slow
 def test_litellm_faults_have_the_same_classes(tmp_path: Path) -> None:
     with practice_server(faults="429,500,broken,ok,hang") as url:
         summary = run(
@@ -233,8 +235,8 @@ def test_teacher_forced_needs_gold(tmp_path: Path) -> None:
         run(tmp_path / "panel", str(source), mode="teacher-forced")
 
 
-@pytest.mark.parametrize("names", [("ada", "bruno"), ("bruno", "ada")])
-def test_two_runs_fill_one_panel_together_and_no_cell_is_paid_twice(tmp_path: Path, names: tuple[str, str]) -> None:
+def test_two_runs_fill_one_panel_together_and_no_cell_is_paid_twice(tmp_path: Path) -> None:
+    names = ("ada", "bruno")
     with practice_server(latency_s=0.05) as url:
         both = [command(tmp_path / "panel", url, "practice:100", "--concurrency", "2", names=n) for n in (names, names)]
         printed = [json.loads(one.communicate(timeout=60)[0]) for one in both]

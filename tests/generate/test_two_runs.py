@@ -43,6 +43,7 @@ def alone(tmp_path: Path, url: str, **options: Any) -> pa.Table:
     return steady(tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_two_runs_of_the_same_teachers_share_the_cells_and_none_is_paid_twice(tmp_path: Path, store_url: str) -> None:
     with practice_server() as url:
         calm = alone(tmp_path, url)

@@ -115,7 +115,7 @@ def test_a_commit_that_was_made_though_the_answer_was_lost_is_not_made_twice(hub
 
 def test_retries_end(hub, make_purified):
     hub.faults = {"commit": [412] * 100}
-    with pytest.raises(HubError, match="gave up after 8 attempts"):
+    with pytest.raises(HubError, match="gave up after 80 attempts"):
         push(make_purified(), NAME)
 
 

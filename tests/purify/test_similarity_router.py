@@ -247,6 +247,7 @@ def test_labels_are_shared_among_the_nearest_questions():
     assert np.array_equal(against, bad)
 
 
+@pytest.mark.slow
 def test_with_its_encoder_tuned_it_learns_is_saved_and_gives_the_same_bytes(tmp_path):
     questions = topic_questions()
     tiny = make_tiny_encoder(tmp_path / "tiny", [question_text(question) for question in questions])
