@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from kp_data.console import say
+from kp_data.store import use_wal
 
 Array = np.ndarray[Any, Any]
 
@@ -118,7 +119,7 @@ class EmbeddingCache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self.path, timeout=BUSY_S, check_same_thread=False)
             # Readers do not wait for a writer; a power cut may cost the last vectors, never the file.
-            self._connection.execute("PRAGMA journal_mode=WAL")
+            use_wal(self._connection)
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute(_TABLE)
         return self._connection

@@ -2,7 +2,7 @@
 
 from kp_data.store.cells import Ledger, Store, StoredCell, cell_key
 from kp_data.store.claims import BEAT_S, Claims, Done, Outcome, Taken, Work, to_nano
-from kp_data.store.database import STORE_VERSION
+from kp_data.store.database import STORE_VERSION, use_wal
 
 __all__ = [
     "BEAT_S",
@@ -17,4 +17,5 @@ __all__ = [
     "Work",
     "cell_key",
     "to_nano",
+    "use_wal",
 ]

@@ -7,7 +7,9 @@ unknown, because the connection broke, is done again: each is written so that do
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -73,6 +75,7 @@ KEYS_A_QUERY: Final = 500
 """SQLite allows 32,766 bound values a statement; this stays far below on every engine."""
 _FOUND_AGAIN_WITHIN_S: Final = 60.0
 _SETUP_LOCK: Final = 0x6B70
+_WAL_TRIES: Final = 200
 
 T = TypeVar("T")
 
@@ -217,11 +220,29 @@ def _spent_so_far(connection: sa.Connection) -> int:
 def _tune_sqlite(connection: Any, _record: Any) -> None:
     # The driver's own BEGIN comes too late and too weak: see _begin_sqlite.
     connection.isolation_level = None
+    use_wal(connection)
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
     # FULL: a committed cell survives a power cut; group commits keep it cheap.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
+
+
+def use_wal(connection: Any) -> None:
+    """Put a new SQLite file into WAL mode, also when several processes open it at the same moment.
+
+    The change wants the file for itself and is refused at once, whatever the timeout of the connection.
+
+    Raises:
+        sqlite3.OperationalError: it is still refused after seconds, or the file is none of SQLite's.
+    """
+    for attempt in itertools.count():
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or attempt >= _WAL_TRIES:
+                raise
+        time.sleep(0.05)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
