@@ -76,17 +76,6 @@ def most_tokens(messages: Sequence[Message], max_tokens: int) -> tuple[int, int]
     return read + TEMPLATE_TOKENS_A_CALL + TEMPLATE_TOKENS_A_MESSAGE * len(messages), max_tokens
 
 
-def reserve_usd(ceiling: Price, messages: Sequence[Message], max_tokens: int) -> float:
-    """The most that one call can cost, in US dollars: what to set aside before it is made.
-
-    Args:
-        ceiling: highest price of the teacher, as `ceiling_of` gives it.
-        messages: of the call.
-        max_tokens: that may be written.
-    """
-    return cost_usd(ceiling, *most_tokens(messages, max_tokens))
-
-
 @dataclass(frozen=True, slots=True)
 class TeacherEstimate:
     """What asking one teacher will take.

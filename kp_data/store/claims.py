@@ -124,21 +124,6 @@ class Claims:
         """Do all of this in one transaction."""
         return self._database.write(lambda connection: self._commit(connection, work))
 
-    def hand_over(self, keys: Sequence[str], job: str) -> None:
-        """Let a batch job at a provider hold the leases of these cells; see `JOB_PREFIX`."""
-
-        def work(connection: sa.Connection) -> None:
-            connection.execute(sa.update(LEASES).where(self._mine(keys)).values(owner=JOB_PREFIX + job))
-
-        self._database.write(work)
-
-    def take_back(self, job: str) -> None:
-        """Hold the leases of a batch job oneself."""
-        theirs = LEASES.c.owner == JOB_PREFIX + job
-        self._database.write(
-            lambda connection: connection.execute(sa.update(LEASES).where(theirs).values(owner=self.owner))
-        )
-
     def beat(self) -> bool:
         """Show that this process lives; False when another has taken its cells, so that it must stop asking."""
         alive = self._database.write(self._prolong)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from kp_data.config import Price, Teacher
 from kp_data.errors import StoreError
+from kp_data.generate.engine import most_nano
 from kp_data.generate.estimate import (
     LEAST_MEASURED,
     TEMPLATE_TOKENS_A_CALL,
@@ -19,12 +20,12 @@ from kp_data.generate.estimate import (
     estimate_plan,
     expected_tokens,
     most_tokens,
-    reserve_usd,
     store_to_read,
 )
 from kp_data.generate.plan import Cell, Plan
 from kp_data.schema import Question
 from kp_data.store import Store, StoredCell
+from kp_data.teachers.prices import cost_usd
 from kp_data.teachers.transport import resolve_endpoint
 
 PRICE = Price(input=2.0, output=10.0, request=0.001)
@@ -62,9 +63,11 @@ def test_half_a_character_is_counted_as_it_is_sent() -> None:
 
 
 def test_a_reservation_is_the_price_of_the_most_tokens() -> None:
-    read, wrote = most_tokens(user("What is water?"), 500)
+    teacher = behind_url(max_tokens=500, price=PRICE)
+    cell = next(plan_of(teacher).cells(teacher))
+    read, wrote = most_tokens(cell.messages, 500)
     by_hand = read * 2.0 / 1e6 + wrote * 10.0 / 1e6 + 0.001
-    assert reserve_usd(PRICE, user("What is water?"), 500) == pytest.approx(by_hand)
+    assert by_hand <= most_nano(teacher, cell) / 1e9 <= by_hand + 1e-9
 
 
 def plan_of(*teachers: Teacher, num_questions: int = 30, **options: Any) -> Plan:
@@ -109,7 +112,7 @@ def test_an_empty_store_leaves_every_cell_to_ask_by_guess() -> None:
     assert estimate.basis == "guess"
     assert (estimate.prompt_tokens, estimate.completion_tokens) == (prompt, 120 * 50)
     assert estimate.cost_usd == pytest.approx((prompt * 2.0 + 6_000 * 10.0) / 1e6 + 0.12)
-    most = sum(reserve_usd(PRICE, cell.messages, 100) for cell in cells)
+    most = sum(cost_usd(PRICE, *most_tokens(cell.messages, 100)) for cell in cells)
     assert estimate.most_usd == pytest.approx(most)
     assert estimate.price_source == "kp.yaml"
 

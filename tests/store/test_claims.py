@@ -218,18 +218,6 @@ def test_a_later_process_of_the_same_number_is_not_taken_for_the_dead_one(store:
     assert Claims(store).take(["a"]).granted == ("a",)
 
 
-def test_a_batch_job_holds_its_cells_when_its_process_is_gone(store: Store) -> None:
-    one = Claims(store)
-    one.take(["a"])
-    one.hand_over(["a"], "j1")
-    one.close()
-    other = Claims(store)
-    assert other.take(["a"]).elsewhere == {"a"}
-    other.take_back("j1")
-    other.commit(done("a"))
-    assert leases(store) == {}
-
-
 def test_what_is_done_again_after_a_broken_connection_counts_once(store: Store) -> None:
     claims = Claims(store, budget=1000)
     claims.take(["a", "b"])

@@ -13,22 +13,6 @@ _FRONT: Final = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|
 _MAX_DEPTH: Final = 30
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain values only, and no aliases: a few lines of those can stand for gigabytes."""
-
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed in a card")
-        self.depth += 1
-        if self.depth > _MAX_DEPTH:
-            raise yaml.YAMLError("nested too deeply")
-        node: yaml.Node | None = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
 def read_card(text: str) -> dict[str, Any]:
     """The metadata of a README, as JSON knows values.
 
@@ -49,12 +33,28 @@ def split_card(text: str) -> tuple[dict[str, Any], str]:
     if found is None:
         return {}, text
     try:
-        data = yaml.load(found.group(1), _Loader)  # noqa: S506 - a subclass of SafeLoader
+        _check_shape(found.group(1))
+        data = yaml.safe_load(found.group(1))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"the metadata at the top of README.md is not valid YAML: {error}") from error
     if data is not None and not isinstance(data, dict):
         raise ValueError("the metadata at the top of README.md must be a mapping")
     return data or {}, text[found.end() :]
+
+
+def _check_shape(text: str) -> None:
+    """Refuse what grows when it is read: a few lines of aliases can stand for gigabytes, and depth for a full stack.
+
+    Raises:
+        YAMLError: the text has aliases, is nested too deeply, or is no YAML.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed in a card")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise yaml.YAMLError("nested too deeply")
 
 
 def _as_json(value: Any) -> Any:
