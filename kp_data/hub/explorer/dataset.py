@@ -1,0 +1,277 @@
+"""One version of a dataset as the explorer reads it: Parquet files by config and split, and the small documents.
+
+A *part* is one split of one config; its rows are numbered from 0 over its files in order, as the dataset viewer does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kp_data.errors import DataError
+from kp_data.hub.server.card_data import read_card
+
+Kind = Literal["text", "number", "bool", "list", "time", "other"]
+
+CARD: Final = "README.md"
+DOCUMENTS: Final[tuple[str, ...]] = (CARD, "report.json", "run.json", "manifest.json", "CHANGELOG.md")
+"""The files beside the tables that the pages read; nothing else is opened."""
+MAX_DOCUMENT_BYTES: Final = 4 * 2**20
+
+_SHARD: Final = re.compile(r"(?P<split>[\w.]+?)(-\d{5}-of-\d{5}(-[0-9a-f]+)?)?\.parquet")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split of one config.
+
+    Attributes:
+        config: such as `purified` or `panel`.
+        split: such as `train`.
+        files: Parquet files, in the order of their rows.
+    """
+
+    config: str
+    split: str
+    files: tuple[Path, ...]
+
+    @cached_property
+    def rows_of_files(self) -> tuple[int, ...]:
+        """Number of rows of each file.
+
+        Raises:
+            DataError: a file is no Parquet.
+        """
+        return tuple(_metadata(file).num_rows for file in self.files)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in all."""
+        return sum(self.rows_of_files)
+
+    @cached_property
+    def num_bytes(self) -> int:
+        """Size of the files."""
+        return sum(file.stat().st_size for file in self.files)
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Columns and types, those of the first file.
+
+        Raises:
+            DataError: the file is no Parquet.
+        """
+        return _metadata(self.files[0]).schema.to_arrow_schema()
+
+    @cached_property
+    def kinds(self) -> Mapping[str, Kind]:
+        """Column to what can be asked of it."""
+        return {column.name: kind_of(column.type) for column in self.schema}
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a dataset that can be opened.
+
+    Attributes:
+        name: a tag or a branch.
+        commit: what it stands for.
+        created_at: seconds since 1970; None where nobody noted it.
+        message: said with it.
+    """
+
+    name: str
+    commit: str
+    created_at: float | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One version of a dataset, its files at hand.
+
+    Attributes:
+        name: `namespace/name`, or a folder's name.
+        revision: as it was asked for.
+        commit: the immutable id of these files.
+        parts: in the order of the card.
+        documents: path to bytes, of DOCUMENTS.
+        private: whether not everybody may see it.
+    """
+
+    name: str
+    revision: str
+    commit: str
+    parts: tuple[Part, ...]
+    documents: Mapping[str, bytes] = field(default_factory=dict)
+    private: bool = False
+
+    def part(self, config: str | None, split: str | None) -> Part | None:
+        """The part of that name; the first of what is not named."""
+        fitting = (part for part in self.parts if config in (None, part.config) and split in (None, part.split))
+        return next(fitting, None)
+
+    @cached_property
+    def configs(self) -> tuple[str, ...]:
+        """Names, each once, in order."""
+        return tuple(dict.fromkeys(part.config for part in self.parts))
+
+    def of_config(self, config: str) -> tuple[Part, ...]:
+        """Its parts."""
+        return tuple(part for part in self.parts if part.config == config)
+
+    @cached_property
+    def metadata(self) -> Mapping[str, Any]:
+        """The YAML block of the card; empty where there is none that can be read."""
+        try:
+            return read_card(self.document(CARD))
+        except ValueError:
+            return {}
+
+    def document(self, path: str) -> str:
+        """A document as text; empty where there is none."""
+        return self.documents.get(path, b"").decode("utf-8", "replace")
+
+    def json(self, path: str) -> Mapping[str, Any]:
+        """A document that is one JSON object; empty where there is none, or none that can be read."""
+        try:
+            found = json.loads(self.document(path) or "{}")
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A dataset in a list.
+
+    Attributes:
+        name: `namespace/name`, or a folder's name.
+        private: whether not everybody may see it.
+        modified_at: seconds since 1970.
+        downloads: counted by the hub; None: nobody counts.
+        version: the newest version; None: none has been tagged.
+        metadata: the YAML block of its card.
+    """
+
+    name: str
+    private: bool = False
+    modified_at: float | None = None
+    downloads: int | None = None
+    version: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Catalogue(Protocol):
+    """Where datasets come from: a hub, or one folder. Every call is made off the event loop.
+
+    `token` is what the reader showed, None for nobody in particular; whoever implements this decides what it opens.
+    """
+
+    def find(self, token: str | None, *, search: str = "") -> Sequence[Listed]:
+        """The datasets this reader may see, last changed first, those whose name or card holds the words."""
+
+    def open(self, token: str | None, name: str, revision: str | None = None) -> Dataset:
+        """A version of a dataset; None: the newest state.
+
+        Raises:
+            NotFound: there is none, or this reader may not know of it.
+            AccessDenied: this reader knows of it and may not read it.
+            DataError: its tables cannot be read.
+        """
+
+    def versions(self, token: str | None, name: str) -> Sequence[Version]:
+        """Its versions, newest first; raises as `open` does."""
+
+
+class NotFound(DataError):
+    """There is no such dataset, version, part or row, as far as this reader may know."""
+
+
+class AccessDenied(DataError):
+    """The reader knows of it and may not read it."""
+
+
+def kind_of(kind: pa.DataType) -> Kind:
+    """What can be asked of a column of this type."""
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
+        return "text"
+    if pa.types.is_boolean(kind):
+        return "bool"
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "number"
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return "list"
+    return "time" if pa.types.is_temporal(kind) else "other"
+
+
+def parts_of(paths: Sequence[str], metadata: Mapping[str, Any]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """(config, split, paths) of each part, from the card's `configs` or, without them, from the paths.
+
+    Args:
+        paths: every path of the dataset.
+        metadata: the YAML block of its card.
+
+    >>> parts_of(["purified/train-00000-of-00001.parquet"], {})
+    [('purified', 'train', ('purified/train-00000-of-00001.parquet',))]
+    """
+    tables = sorted(path for path in paths if path.endswith(".parquet"))
+    configs = metadata.get("configs")
+    named = (
+        [part for config in configs if isinstance(config, dict) for part in _declared(config, tables)]
+        if (isinstance(configs, list))
+        else []
+    )
+    return named or _by_path(tables)
+
+
+def _declared(config: Mapping[str, Any], tables: Sequence[str]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """The parts of one entry of `configs`; patterns that fit nothing are left out."""
+    name, files = config.get("config_name"), config.get("data_files")
+    entries = files if isinstance(files, list) else [{"split": "train", "path": files}]
+    parts = []
+    for entry in entries:
+        if not isinstance(name, str) or not isinstance(entry, dict):
+            continue
+        split, patterns = entry.get("split", "train"), entry.get("path")
+        patterns = [patterns] if isinstance(patterns, str) else patterns
+        if not isinstance(split, str) or not isinstance(patterns, list):
+            continue
+        globs = [pattern for pattern in patterns if isinstance(pattern, str) and pattern]
+        fitting = tuple(path for path in tables if any(_fits(path, pattern) for pattern in globs))
+        if fitting:
+            parts.append((name, split, fitting))
+    return parts
+
+
+def _fits(path: str, pattern: str) -> bool:
+    try:
+        return PurePosixPath(path).match(pattern)
+    except ValueError:
+        return False
+
+
+def _by_path(tables: Sequence[str]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """A folder is a config; a shard's name begins with its split."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for path in tables:
+        folder, _, file = path.rpartition("/")
+        match = _SHARD.fullmatch(file)
+        split = match["split"] if match else "train"
+        found.setdefault((folder or "default", split), []).append(path)
+    return [(config, split, tuple(paths)) for (config, split), paths in found.items()]
+
+
+def _metadata(file: Path) -> pq.FileMetaData:
+    try:
+        return pq.read_metadata(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError("this file cannot be read as Parquet; publish the dataset again", place=file.name) from error
