@@ -170,16 +170,32 @@ class Listed:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who is looking; neither: nobody in particular.
+
+    Attributes:
+        token: a hub's token that came with the request, not checked yet.
+        session: the id of a token, proven by a cookie that the hub signed.
+    """
+
+    token: str | None = field(default=None, repr=False)
+    session: str | None = None
+
+
+ANYBODY: Final = Reader()
+
+
 class Catalogue(Protocol):
     """Where datasets come from: a hub, or one folder. Every call is made off the event loop.
 
-    `token` is what the reader showed, None for nobody in particular; whoever implements this decides what it opens.
+    Whoever implements this decides what a reader may open.
     """
 
-    def find(self, token: str | None, *, search: str = "") -> Sequence[Listed]:
+    def find(self, reader: Reader, *, search: str = "") -> Sequence[Listed]:
         """The datasets this reader may see, last changed first, those whose name or card holds the words."""
 
-    def open(self, token: str | None, name: str, revision: str | None = None) -> Dataset:
+    def open(self, reader: Reader, name: str, revision: str | None = None) -> Dataset:
         """A version of a dataset; None: the newest state.
 
         Raises:
@@ -188,7 +204,7 @@ class Catalogue(Protocol):
             DataError: its tables cannot be read.
         """
 
-    def versions(self, token: str | None, name: str) -> Sequence[Version]:
+    def versions(self, reader: Reader, name: str) -> Sequence[Version]:
         """Its versions, newest first; raises as `open` does."""
 
 

@@ -28,10 +28,11 @@ from kp_data.hub.explorer.dataset import (
     Listed,
     NotFound,
     Part,
+    Reader,
     Version,
     parts_of,
 )
-from kp_data.hub.server.auth import identify
+from kp_data.hub.server.auth import Caller, identify, identify_session
 from kp_data.hub.server.card_data import read_card
 from kp_data.hub.server.commits import read_commit
 from kp_data.hub.server.contents import find_content
@@ -62,11 +63,11 @@ class HubCatalogue:
         self._opened = lru_cache(maxsize=_OPEN_AT_ONCE)(self._open)
         self._card = lru_cache(maxsize=1024)(self._read_card)
 
-    def find(self, token: str | None, *, search: str = "") -> Sequence[Listed]:
+    def find(self, reader: Reader, *, search: str = "") -> Sequence[Listed]:
         """The datasets this reader may see, last changed first, those whose name or card holds the words."""
 
         def found(connection: sa.Connection) -> list[tuple[Repo, str | None, str | None]]:
-            caller = identify(connection, _header(token))
+            caller = _caller(connection, reader)
             repos = list_repos(connection, caller, "dataset", author=None, search=None)
             return [(repo, *_newest(connection, repo)) for repo in repos]
 
@@ -74,9 +75,9 @@ class HubCatalogue:
         listed = (self._listed(*each) for each in self._asked(found))
         return [each for each in listed if all(word in _searched(each) for word in words)]
 
-    def open(self, token: str | None, name: str, revision: str | None = None) -> Dataset:
+    def open(self, reader: Reader, name: str, revision: str | None = None) -> Dataset:
         """A version of a dataset, its tables fetched; raises as `Catalogue.open` does."""
-        repo, commit = self._asked(lambda connection: _resolved(connection, token, name, revision))
+        repo, commit = self._asked(lambda connection: _resolved(connection, reader, name, revision))
         opened = self._opened(repo.id, commit)
         if not self._at_hand(opened):
             self._opened.cache_clear()
@@ -85,11 +86,11 @@ class HubCatalogue:
             str(repo.name), revision or MAIN, commit, opened.parts, opened.documents, repo.private or bool(repo.gated)
         )
 
-    def versions(self, token: str | None, name: str) -> Sequence[Version]:
+    def versions(self, reader: Reader, name: str) -> Sequence[Version]:
         """Version tags, newest first, then branches and other tags; raises as `Catalogue.open` does."""
 
         def found(connection: sa.Connection) -> list[Version]:
-            repo = find_repo(connection, identify(connection, _header(token)), _repo_name(name), "read")
+            repo = find_repo(connection, _caller(connection, reader), _repo_name(name), "read")
             versions = []
             for ref in list_refs(connection, repo):
                 commit = read_commit(connection, repo, ref.commit)
@@ -185,8 +186,8 @@ class HubCatalogue:
         return True
 
 
-def _resolved(connection: sa.Connection, token: str | None, name: str, revision: str | None) -> tuple[Repo, str]:
-    repo = find_repo(connection, identify(connection, _header(token)), _repo_name(name), "read")
+def _resolved(connection: sa.Connection, reader: Reader, name: str, revision: str | None) -> tuple[Repo, str]:
+    repo = find_repo(connection, _caller(connection, reader), _repo_name(name), "read")
     return repo, resolve(connection, repo, revision or MAIN)
 
 
@@ -217,5 +218,7 @@ def _searched(listed: Listed) -> str:
     return " ".join(str(word) for word in words if word).lower()
 
 
-def _header(token: str | None) -> str | None:
-    return f"Bearer {token}" if token else None
+def _caller(connection: sa.Connection, reader: Reader) -> Caller:
+    if reader.session is not None:
+        return identify_session(connection, reader.session)
+    return identify(connection, f"Bearer {reader.token}" if reader.token else None)

@@ -15,6 +15,7 @@ from kp_data.hub.explorer.dataset import (
     Listed,
     NotFound,
     Part,
+    Reader,
     Version,
     parts_of,
 )
@@ -44,14 +45,14 @@ class FolderCatalogue:
         self.name = f"local/{self.folder.name or 'data'}"
         self._open()
 
-    def find(self, token: str | None, *, search: str = "") -> Sequence[Listed]:
+    def find(self, reader: Reader, *, search: str = "") -> Sequence[Listed]:
         """The one dataset."""
         dataset = self._open()
         modified = max(file.stat().st_mtime for part in dataset.parts for file in part.files)
         listed = Listed(self.name, modified_at=modified, metadata=dataset.metadata)
         return [listed] if search.lower() in self.name.lower() else []
 
-    def open(self, token: str | None, name: str, revision: str | None = None) -> Dataset:
+    def open(self, reader: Reader, name: str, revision: str | None = None) -> Dataset:
         """The folder as it is now.
 
         Raises:
@@ -63,9 +64,9 @@ class FolderCatalogue:
             raise NotFound("there is no such dataset here", place=name)
         return dataset
 
-    def versions(self, token: str | None, name: str) -> Sequence[Version]:
+    def versions(self, reader: Reader, name: str) -> Sequence[Version]:
         """The folder as it is now."""
-        return [Version(REVISION, self.open(token, name).commit)]
+        return [Version(REVISION, self.open(reader, name).commit)]
 
     def _open(self) -> Dataset:
         files = sorted(file for file in self.folder.rglob("*.parquet") if _is_table(file.relative_to(self.folder)))

@@ -11,7 +11,7 @@ from purified_folder import write_purified
 
 from kp_data.errors import DataError
 from kp_data.hub import push
-from kp_data.hub.explorer.dataset import AccessDenied, NotFound
+from kp_data.hub.explorer.dataset import ANYBODY, AccessDenied, NotFound, Reader
 from kp_data.hub.explorer.hosted import HubCatalogue
 from kp_data.hub.explorer.rows import Rows
 from kp_data.hub.explorer.story import tell
@@ -37,49 +37,49 @@ def catalogue(published: tuple[Hub, str, str], tmp_path: Path) -> HubCatalogue:
 
 def test_the_list_holds_what_the_reader_may_see(catalogue: HubCatalogue, published: tuple[Hub, str, str]) -> None:
     _, ada, bo = published
-    assert [listed.name for listed in catalogue.find(ada)] == ["ada/secret", "ada/open"]
-    assert [listed.name for listed in catalogue.find(bo)] == ["ada/open"]
-    assert [(listed.name, listed.version) for listed in catalogue.find(None)] == [("ada/open", "v1.0.1")]
+    assert [listed.name for listed in catalogue.find(Reader(ada))] == ["ada/secret", "ada/open"]
+    assert [listed.name for listed in catalogue.find(Reader(bo))] == ["ada/open"]
+    assert [(listed.name, listed.version) for listed in catalogue.find(ANYBODY)] == [("ada/open", "v1.0.1")]
 
 
 def test_the_list_is_searched_by_name_and_card(catalogue: HubCatalogue) -> None:
-    assert [listed.name for listed in catalogue.find(None, search="knowledge-DISTILLATION open")] == ["ada/open"]
-    assert catalogue.find(None, search="nothing-of-the-kind") == []
+    assert [listed.name for listed in catalogue.find(ANYBODY, search="knowledge-DISTILLATION open")] == ["ada/open"]
+    assert catalogue.find(ANYBODY, search="nothing-of-the-kind") == []
 
 
 def test_every_version_keeps_its_rows(catalogue: HubCatalogue, published: tuple[Hub, str, str]) -> None:
     rows = Rows(folders=[catalogue.folder])
-    now, then = (catalogue.open(None, "ada/open", revision) for revision in (None, "v1.0.0"))
+    now, then = (catalogue.open(ANYBODY, "ada/open", revision) for revision in (None, "v1.0.0"))
     assert [sum(part.num_rows for part in each.of_config("purified")) for each in (now, then)] == [12, 10]
     assert tell(rows, now, "q001").row["rationale"] == "now of 1."
     assert tell(rows, then, "q001").row["rationale"] == "ada thinks of item 1."
-    assert [version.name for version in catalogue.versions(None, "ada/open")] == ["v1.0.1", "v1.0.0", "main"]
+    assert [version.name for version in catalogue.versions(ANYBODY, "ada/open")] == ["v1.0.1", "v1.0.0", "main"]
 
 
 @pytest.mark.parametrize("reader", [None, "bo"])
 def test_a_private_dataset_looks_as_if_it_were_not_there(
     catalogue: HubCatalogue, published: tuple[Hub, str, str], reader: str | None
 ) -> None:
-    token = published[2] if reader else None
+    who = Reader(published[2] if reader else None)
     for name in ("ada/secret", "ada/missing"):
         with pytest.raises(NotFound, match="Repository not found"):
-            catalogue.open(token, name)
+            catalogue.open(who, name)
         with pytest.raises(NotFound, match="Repository not found"):
-            catalogue.versions(token, name)
+            catalogue.versions(who, name)
 
 
 def test_its_owner_reads_it_and_is_told_that_it_is_private(
     catalogue: HubCatalogue, published: tuple[Hub, str, str]
 ) -> None:
-    assert catalogue.open(published[1], "ada/secret").private
+    assert catalogue.open(Reader(published[1]), "ada/secret").private
 
 
 def test_having_been_opened_by_one_reader_opens_nothing_to_another(
     catalogue: HubCatalogue, published: tuple[Hub, str, str]
 ) -> None:
-    catalogue.open(published[1], "ada/secret")
+    catalogue.open(Reader(published[1]), "ada/secret")
     with pytest.raises(NotFound):
-        catalogue.open(published[2], "ada/secret")
+        catalogue.open(Reader(published[2]), "ada/secret")
 
 
 def test_a_gated_dataset_is_listed_without_its_card_and_refused(tmp_path: Path) -> None:
@@ -92,15 +92,15 @@ def test_a_gated_dataset_is_listed_without_its_card_and_refused(tmp_path: Path) 
             headers={"Authorization": f"Bearer {ada}"},
         ).raise_for_status()
         catalogue = HubCatalogue(hub, tmp_path / "explorer")
-        assert [dict(listed.metadata) for listed in catalogue.find(bo)] == [{}]
+        assert [dict(listed.metadata) for listed in catalogue.find(Reader(bo))] == [{}]
         with pytest.raises(AccessDenied, match="must be asked for"):
-            catalogue.open(bo, "ada/gated")
+            catalogue.open(Reader(bo), "ada/gated")
 
 
 @pytest.mark.parametrize("name", ["ada", "../etc", "ada/..", "a/b/c", "", "ada/open\x00"])
 def test_a_name_that_cannot_be_is_not_found(catalogue: HubCatalogue, name: str) -> None:
     with pytest.raises(NotFound):
-        catalogue.open(None, name)
+        catalogue.open(ANYBODY, name)
 
 
 def test_tables_make_room_for_others_and_come_back_when_asked_for(
@@ -108,11 +108,11 @@ def test_tables_make_room_for_others_and_come_back_when_asked_for(
 ) -> None:
     small = HubCatalogue(published[0], tmp_path / "explorer", cache_bytes=1)
     rows = Rows(folders=[small.folder])
-    assert tell(rows, small.open(None, "ada/open"), "q001").row["rationale"] == "now of 1."
+    assert tell(rows, small.open(ANYBODY, "ada/open"), "q001").row["rationale"] == "now of 1."
     held = set(small.folder.iterdir())
-    assert tell(rows, small.open(None, "ada/open", "v1.0.0"), "q001").row["rationale"] == "ada thinks of item 1."
+    assert tell(rows, small.open(ANYBODY, "ada/open", "v1.0.0"), "q001").row["rationale"] == "ada thinks of item 1."
     assert not held <= set(small.folder.iterdir())
-    assert tell(rows, small.open(None, "ada/open"), "q001").row["rationale"] == "now of 1."
+    assert tell(rows, small.open(ANYBODY, "ada/open"), "q001").row["rationale"] == "now of 1."
 
 
 def test_a_table_whose_stored_bytes_have_changed_is_not_shown(tmp_path: Path) -> None:
@@ -126,4 +126,4 @@ def test_a_table_whose_stored_bytes_have_changed_is_not_shown(tmp_path: Path) ->
                 file.chmod(0o600)
                 file.write_bytes(data)
         with pytest.raises(DataError, match=r"have changed|cannot be read"):
-            HubCatalogue(hub, tmp_path / "explorer").open(ada, "ada/open")
+            HubCatalogue(hub, tmp_path / "explorer").open(Reader(ada), "ada/open")

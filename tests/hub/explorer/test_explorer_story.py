@@ -9,7 +9,7 @@ from purified_folder import TEACHERS, report, write_purified
 
 from kp_data.errors import DataError
 from kp_data.hub import build_release
-from kp_data.hub.explorer.dataset import NotFound, parts_of
+from kp_data.hub.explorer.dataset import ANYBODY, NotFound, parts_of
 from kp_data.hub.explorer.local import FolderCatalogue
 from kp_data.hub.explorer.rows import Rows
 from kp_data.hub.explorer.story import neighbours, tell
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_purified_folder_is_browsed_as_two_parts(folder: Path) -> None:
-    dataset = FolderCatalogue(folder).open(None, "local/pure")
+    dataset = FolderCatalogue(folder).open(ANYBODY, "local/pure")
     assert [(part.config, part.split, part.num_rows) for part in dataset.parts] == [
         ("purified", "all", 10),
         ("panel", "all", 30),
@@ -32,7 +32,7 @@ def test_a_purified_folder_is_browsed_as_two_parts(folder: Path) -> None:
 
 
 def test_voices_stand_by_conclusion_with_their_scores_and_the_kept_one_marked(folder: Path) -> None:
-    dataset = FolderCatalogue(folder).open(None, "local/pure")
+    dataset = FolderCatalogue(folder).open(ANYBODY, "local/pure")
     story = tell(Rows(folders=[folder]), dataset, "q001")
     assert story.groups == (("stay", ("bo", "cy")), ("fall", ("ada",)))
     assert [(voice.teacher, voice.group, voice.score, voice.kept) for voice in story.voices] == [
@@ -45,7 +45,7 @@ def test_voices_stand_by_conclusion_with_their_scores_and_the_kept_one_marked(fo
 
 
 def test_a_teacher_that_failed_is_shown_with_its_failure_and_without_a_conclusion(folder: Path) -> None:
-    dataset = FolderCatalogue(folder).open(None, "local/pure")
+    dataset = FolderCatalogue(folder).open(ANYBODY, "local/pure")
     story = tell(Rows(folders=[folder]), dataset, "q000")
     failed = next(voice for voice in story.voices if voice.teacher == "cy")
     assert (failed.error, failed.rationale, failed.group, failed.kept) == ("timeout", None, None, False)
@@ -60,18 +60,18 @@ def test_a_panel_without_purification_has_voices_and_nothing_kept(folder: Path, 
     panel = tmp_path / "panel"
     write_parquet(table_of_questions(questions(10)), panel / "questions.parquet")
     (panel / "responses.parquet").write_bytes((folder / "responses.parquet").read_bytes())
-    story = tell(Rows(folders=[panel]), FolderCatalogue(panel).open(None, "local/panel"), "q001")
+    story = tell(Rows(folders=[panel]), FolderCatalogue(panel).open(ANYBODY, "local/panel"), "q001")
     assert (story.kept, story.method, len(story.voices), story.conflict) == (None, None, 3, True)
 
 
 def test_an_unknown_question_is_not_found(folder: Path) -> None:
-    dataset = FolderCatalogue(folder).open(None, "local/pure")
+    dataset = FolderCatalogue(folder).open(ANYBODY, "local/pure")
     with pytest.raises(NotFound, match="no question has this id"):
         tell(Rows(folders=[folder]), dataset, "q'; DROP TABLE x; --")
 
 
 def test_the_rows_before_and_after_are_named(folder: Path) -> None:
-    dataset = FolderCatalogue(folder).open(None, "local/pure")
+    dataset = FolderCatalogue(folder).open(ANYBODY, "local/pure")
     rows = Rows(folders=[folder])
     assert neighbours(rows, dataset.parts[0], "q004") == ("q003", "q005")
     assert neighbours(rows, dataset.parts[0], "q000") == (None, "q001")
@@ -82,7 +82,7 @@ def test_a_release_folder_is_browsed_by_its_card(folder: Path, tmp_path: Path) -
     for path, content in release.files.items():
         (tmp_path / "out" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "out" / path).write_bytes(content)
-    dataset = FolderCatalogue(tmp_path / "out").open(None, "local/out")
+    dataset = FolderCatalogue(tmp_path / "out").open(ANYBODY, "local/out")
     assert dataset.configs == ("purified", "panel")
     assert [part.split for part in dataset.of_config("purified")] == ["train", "validation", "test", "ood"]
     story = tell(Rows(folders=[tmp_path / "out"]), dataset, "q003")
@@ -91,9 +91,9 @@ def test_a_release_folder_is_browsed_by_its_card(folder: Path, tmp_path: Path) -
 
 def test_a_changed_file_is_another_state(folder: Path) -> None:
     catalogue = FolderCatalogue(folder)
-    before = catalogue.open(None, "local/pure").commit
+    before = catalogue.open(ANYBODY, "local/pure").commit
     write_purified(folder, 12)
-    after = catalogue.open(None, "local/pure")
+    after = catalogue.open(ANYBODY, "local/pure")
     assert after.commit != before
     assert after.parts[0].num_rows == 12
 

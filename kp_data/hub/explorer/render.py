@@ -1,0 +1,197 @@
+"""Answers of the explorer: pages from templates, errors in the same design, and the headers that all of them carry.
+
+Everything shown is somebody else's text. Templates escape it, cards are rendered without HTML and sanitised, and the
+policy lets a browser load the one stylesheet and nothing else: no script runs, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import jinja2
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+import kp_data
+from kp_data.errors import KpError
+from kp_data.hub.explorer.dataset import AccessDenied, NotFound
+from kp_data.hub.explorer.explorer import COOKIE, explorer_of
+from kp_data.hub.explorer.filters import FilterError
+from kp_data.hub.explorer.rows import TooSlow
+from kp_data.hub.server.refusals import Refusal
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+POLICY: Final = (
+    "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; "
+    "base-uri 'none'"
+)
+HEADERS: Final[Mapping[str, str]] = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+THEMES: Final = ("light", "dark")
+THEME_COOKIE: Final = "kp_theme"
+
+_FOREVER: Final = "public, max-age=31536000, immutable"
+_LOG: Final = logging.getLogger(__name__)
+
+
+def page(request: Request, template: str, *, status: int = 200, private: bool = False, **values: Any) -> Response:
+    """A page.
+
+    Args:
+        request: that it answers.
+        template: in `templates/`.
+        status: of HTTP.
+        private: it shows what not everybody may see, so nobody else may keep it.
+        values: what the template shows.
+    """
+    theme = request.cookies.get(THEME_COOKIE)
+    shared = {
+        "hub": explorer_of(request).hub,
+        "signed_in": COOKIE in request.cookies,
+        "theme": theme if theme in THEMES else None,
+        "here": str(request.url.path),
+        "version": kp_data.__version__,
+    }
+    html = _environment().get_template(template).render(**shared, **values)
+    return HTMLResponse(html, status, headers={**HEADERS, **_caching(private)})
+
+
+def json_answer(
+    content: Any, *, status: int = 200, private: bool = False, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A JSON answer with the same headers."""
+    return JSONResponse(content, status, {**HEADERS, **_caching(private), **(headers or {})})
+
+
+def as_page(handler: Handler) -> Handler:
+    """A handler whose errors become pages."""
+
+    @wraps(handler)
+    async def answered(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except (KpError, Refusal) as error:
+            status, title = _kind(error)
+            return page(
+                request, "error.html.j2", status=status, private=True, title=title, message=str(error), code=status
+            )
+
+    return answered
+
+
+def as_api(handler: Handler) -> Handler:
+    """A handler whose errors become JSON, as the dataset viewer words them."""
+
+    @wraps(handler)
+    async def answered(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except (KpError, Refusal) as error:
+            status, _ = _kind(error)
+            headers = {"X-Error-Code": _CODES.get(status, "UnexpectedError")}
+            if status == 503:
+                headers["Retry-After"] = "2"
+            return json_answer({"error": str(error)}, status=status, private=True, headers=headers)
+
+    return answered
+
+
+def url(*segments: str, **query: Any) -> str:
+    """An address below the root, every segment encoded whole; values that are None or empty are left out.
+
+    >>> url("datasets", "ada", "set", "questions", "a/b", revision="v1")
+    '/datasets/ada/set/questions/a%2Fb?revision=v1'
+    """
+    path = "/" + "/".join(quote(segment, safe="") for segment in segments)
+    kept = {name: value for name, value in query.items() if value not in (None, "")}
+    return f"{path}?{urlencode(kept, doseq=True)}" if kept else path
+
+
+def redirect(to: str) -> Response:
+    """To another page of this server, after a form was sent."""
+    return RedirectResponse(to if to.startswith("/") and not to.startswith(("//", "/\\")) else "/", 303, HEADERS)
+
+
+async def static_file(request: Request) -> Response:
+    """The stylesheet or the icon, under a name that changes with its bytes."""
+    name = str(request.path_params["name"])
+    for file, kind in (("style.css", "text/css"), ("icon.svg", "image/svg+xml")):
+        if name == static_name(file):
+            return Response(_static(file), headers={**HEADERS, "Cache-Control": _FOREVER}, media_type=kind)
+    return json_answer({"error": "no such file"}, status=404)
+
+
+@cache
+def static_name(file: str) -> str:
+    """The name under which a file of ours is served."""
+    stem, _, suffix = file.partition(".")
+    return f"{stem}-{hashlib.sha256(_static(file)).hexdigest()[:12]}.{suffix}"
+
+
+STATIC_ROUTES: Final = [Route("/static/{name}", static_file, methods=["GET"])]
+
+_CODES: Final = {
+    401: "ExternalUnauthenticatedError",
+    403: "ExternalAuthenticatedError",
+    404: "DatasetNotFoundError",
+    422: "InvalidParameterError",
+    503: "ResponseNotReadyError",
+}
+
+
+def _kind(error: KpError | Refusal) -> tuple[int, str]:
+    """HTTP status and the title of the page."""
+    if isinstance(error, Refusal):
+        return error.status, "This did not work"
+    if isinstance(error, NotFound):
+        return 404, "There is nothing here"
+    if isinstance(error, AccessDenied):
+        return 403, "You may not read this"
+    if isinstance(error, FilterError):
+        return 422, "This cannot be asked"
+    if isinstance(error, TooSlow):
+        return 503, "This takes too long"
+    if getattr(error, "not_ready", False):
+        return 503, "Not ready yet"
+    _LOG.warning("unreadable: %s", error)
+    return 500, "This cannot be read"
+
+
+def _caching(private: bool) -> dict[str, str]:
+    control = "private, no-store" if private else "private, no-cache"
+    return {"Cache-Control": control, "Vary": "Cookie, Authorization"}
+
+
+def _static(file: str) -> bytes:
+    return (_folder() / "static" / file).read_bytes()
+
+
+def _folder() -> Path:
+    return Path(__file__).parent
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_folder() / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.globals |= {"url": url, "static": lambda file: f"/static/{static_name(file)}"}
+    return environment
