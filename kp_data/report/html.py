@@ -76,7 +76,7 @@ class ReportPage:
 
 def render_html(page: ReportPage) -> str:
     """The page as one HTML document."""
-    style = (_folder() / "style.css").read_text(encoding="utf-8")
+    style = report_style()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     template = _environment().get_template("page.html.j2")
     return template.render(page=page, style=Markup(style), style_hash=digest, version=kp_data.__version__)  # noqa: S704
@@ -94,14 +94,20 @@ def write_html(page: ReportPage, path: Path) -> None:
         temporary.write_text(render_html(page), encoding="utf-8")
 
 
-def _folder() -> Path:
+def report_style() -> str:
+    """The stylesheet that reports and the explorer share."""
+    return (report_templates() / "style.css").read_text(encoding="utf-8")
+
+
+def report_templates() -> Path:
+    """The folder of the templates of reports; the explorer uses their parts."""
     return Path(__file__).parent
 
 
 @cache
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_folder()),
+        loader=jinja2.FileSystemLoader(report_templates()),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -37,11 +37,13 @@ class Part:
         config: such as `purified` or `panel`.
         split: such as `train`.
         files: Parquet files, in the order of their rows.
+        paths: what these files are called within the dataset.
     """
 
     config: str
     split: str
     files: tuple[Path, ...]
+    paths: tuple[str, ...] = ()
 
     @cached_property
     def rows_of_files(self) -> tuple[int, ...]:
@@ -61,6 +63,12 @@ class Part:
     def num_bytes(self) -> int:
         """Size of the files."""
         return sum(file.stat().st_size for file in self.files)
+
+    @cached_property
+    def num_bytes_plain(self) -> int:
+        """Size of their columns before compression."""
+        found = (_metadata(file) for file in self.files)
+        return sum(each.row_group(group).total_byte_size for each in found for group in range(each.num_row_groups))
 
     @cached_property
     def schema(self) -> pa.Schema:

@@ -127,7 +127,7 @@ class HubCatalogue:
         # What one dataset needs is kept together, even where it is more than the cache should hold.
         keep = {self._place(files[path]) for _, _, paths in named for path in paths}
         parts = tuple(
-            Part(config, split, tuple(self._fetched(files[path], keep) for path in paths))
+            Part(config, split, tuple(self._fetched(files[path], keep) for path in paths), paths)
             for config, split, paths in named
         )
         return Dataset("", commit, commit, parts, documents)

@@ -82,13 +82,16 @@ class FolderCatalogue:
         whole = [path for path in paths if path in _TABLES]
         if whole:
             order = list(_TABLES)
-            return [Part(_TABLES[path], EVERY_SPLIT, (self.folder / path,)) for path in sorted(whole, key=order.index)]
+            return [
+                Part(_TABLES[path], EVERY_SPLIT, (self.folder / path,), (path,))
+                for path in sorted(whole, key=order.index)
+            ]
         try:
             metadata = read_card(documents.get("README.md", b"").decode("utf-8", "replace"))
         except ValueError:
             metadata = {}
         return [
-            Part(config, split, tuple(self.folder / path for path in found))
+            Part(config, split, tuple(self.folder / path for path in found), found)
             for config, split, found in parts_of(paths, metadata)
         ]
 

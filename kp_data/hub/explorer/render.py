@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +27,7 @@ from kp_data.hub.explorer.explorer import COOKIE, explorer_of
 from kp_data.hub.explorer.filters import FilterError
 from kp_data.hub.explorer.rows import TooSlow
 from kp_data.hub.server.refusals import Refusal
+from kp_data.report.html import report_style, report_templates
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -177,21 +179,41 @@ def _caching(private: bool) -> dict[str, str]:
 
 
 def _static(file: str) -> bytes:
-    return (_folder() / "static" / file).read_bytes()
+    own = (_folder() / "static" / file).read_bytes()
+    # Reports and pages share one design: its sheet comes first, the few rules that only pages need after it.
+    return report_style().encode() + own if file == "style.css" else own
 
 
 def _folder() -> Path:
     return Path(__file__).parent
 
 
+def clip(text: str, chars: int) -> str:
+    """The beginning of a text, with an ellipsis where something is left out.
+
+    >>> clip("one two three", 8)
+    'one two …'
+    """
+    return text if len(text) <= chars else text[:chars].rstrip() + " …"
+
+
+def _day(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%-d %B %Y}"
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_folder() / "templates"),
+        loader=jinja2.FileSystemLoader([_folder() / "templates", report_templates()]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters |= {"clip": clip, "day": _day, "moment": _moment, "numbered": enumerate}
     environment.globals |= {"url": url, "static": lambda file: f"/static/{static_name(file)}"}
     return environment

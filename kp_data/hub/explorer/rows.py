@@ -127,6 +127,21 @@ class Rows:
         """The rows of these numbers, in this order; those that do not exist are left out. Raises as `page` does."""
         return Page(self._numbered(part, numbers[:MAX_LENGTH], columns), part.num_rows)
 
+    def among(self, part: Part, numbers: Sequence[int], condition: Condition, order: Order | None) -> list[int]:
+        """Those of some rows that meet a condition, in an order; None: the one they came in. Raises as `page` does."""
+        if not numbers:
+            return []
+        listed = ", ".join(str(int(number)) for number in numbers)
+        by = f"ORDER BY {order.sql}, {ROW}" if order else ""
+        found = self._query(
+            f"SELECT {ROW} FROM {_table(part)} WHERE {condition.sql} AND {ROW} IN ({listed}) {by}", condition.values
+        )
+        kept = [int(row) for (row,) in found]
+        if order:
+            return kept
+        there = set(kept)
+        return [number for number in numbers if number in there]
+
     def count(self, part: Part, condition: Condition = ALL) -> int:
         """How many rows meet a condition. Raises as `page` does."""
         if condition == ALL:
@@ -149,6 +164,15 @@ class Rows:
         """
         sql = f"SELECT {what} FROM {_table(part)} WHERE {condition.sql} {tail}"
         return [tuple(_plain(value) for value in row) for row in self._query(sql, condition.values)]
+
+    def sql(self, sql: str) -> list[tuple[Any, ...]]:
+        """Rows of a query made by us, never of a reader's text, over what `table` gives. Raises as `page` does."""
+        return [tuple(_plain(value) for value in row) for row in self._query(sql)]
+
+    @staticmethod
+    def table(part: Part) -> str:
+        """All rows of a part with their numbers, to stand after FROM in `sql`."""
+        return _table(part)
 
     def _numbered(
         self, part: Part, numbers: Sequence[int], columns: Sequence[str] | None

@@ -110,7 +110,7 @@ def tell(rows: Rows, dataset: Dataset, question_id: str) -> Story:
         kept=row.get("rationale") if method else None,
         kept_from=row.get("teacher") if method else None,
         method=method,
-        score_means=SCORES.get(method or "", ""),
+        score_means=_score_means(dataset, method),
     )
 
 
@@ -134,6 +134,14 @@ def neighbours(rows: Rows, part: Part, question_id: str) -> tuple[str | None, st
     before = rows.select(part, "max(id)", condition=Condition('("id" < ?)', (question_id,)))
     after = rows.select(part, "min(id)", condition=Condition('("id" > ?)', (question_id,)))
     return before[0][0], after[0][0]
+
+
+def next_conflict(rows: Rows, part: Part, question_id: str) -> str | None:
+    """The id of the next question on which teachers contradict one another; None: there is none, or nobody knows."""
+    if part.kinds.get("id") != "text" or part.kinds.get("conflict") != "bool":
+        return None
+    ((found,),) = rows.select(part, "min(id)", condition=Condition('("id" > ? AND "conflict")', (question_id,)))
+    return str(found) if found is not None else None
 
 
 def _first(rows: Rows, part: Part, column: str, value: str) -> Mapping[str, Any] | None:
@@ -187,7 +195,7 @@ def _voice(
         rationale=rationale,
         answer=text,
         group=number,
-        correct=response.get("correct"),
+        correct=_correct(row, response),
         error=response.get("error"),
         model=response.get("model"),
         score=scores.get(teacher),
@@ -197,12 +205,27 @@ def _voice(
     )
 
 
+def _correct(row: Mapping[str, Any], response: Mapping[str, Any]) -> bool | None:
+    """Whether a blind answer is right: as it was noted, else by its choice."""
+    noted, gold, index = response.get("correct"), row.get("answer_index"), response.get("answer_index")
+    if noted is not None or response.get("mode") != "blind" or gold is None or index is None:
+        return noted
+    return bool(gold == index)
+
+
 def _scores(dataset: Dataset, row: Mapping[str, Any]) -> dict[str, float]:
     """Teacher to its score; `scores` has them in the order of the report's `teachers`."""
     teachers, scores = dataset.json("report.json").get("teachers"), row.get("scores")
     if not isinstance(teachers, list) or not isinstance(scores, list) or len(teachers) != len(scores):
         return {}
     return {str(teacher): float(score) for teacher, score in zip(teachers, scores, strict=True) if score is not None}
+
+
+def _score_means(dataset: Dataset, method: str | None) -> str:
+    """What the run itself said of its scores, else what the method's scores are in general."""
+    fit = dataset.json("report.json").get("fit")
+    said = fit.get("score_meaning") if isinstance(fit, dict) else None
+    return said if isinstance(said, str) else SCORES.get(method or "", "")
 
 
 def _groups(voices: Sequence[Voice]) -> tuple[tuple[str, tuple[str, ...]], ...]:

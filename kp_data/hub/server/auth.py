@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import sqlalchemy as sa
@@ -151,12 +151,36 @@ def identify(connection: sa.Connection, authorization: str | None) -> Caller:
     if not authorization:
         return Caller()
     scheme, _, token = authorization.partition(" ")
-    query = sa.select(TOKENS).where(TOKENS.c.hash == _hash(token.strip()))
-    row = connection.execute(query).first() if scheme.lower() == "bearer" else None
-    if row is None or (row.expires_at is not None and row.expires_at < time.time()):
+    caller = _holder(connection, TOKENS.c.hash == _hash(token.strip())) if scheme.lower() == "bearer" else None
+    if caller is None:
         raise Refusal(401, INVALID_TOKEN)
-    orgs = connection.execute(sa.select(MEMBERS.c.org, MEMBERS.c.role).where(MEMBERS.c.user == row.user))
-    return Caller(row.user, row.role, tuple((org, role) for org, role in orgs))
+    return caller
+
+
+def identify_session(connection: sa.Connection, token_id: str) -> Caller:
+    """Who signed in with the token of this id, to read; nobody, once it is revoked or has expired."""
+    caller = _holder(connection, TOKENS.c.id == token_id)
+    return Caller() if caller is None else replace(caller, role="read")
+
+
+def session_of(connection: sa.Connection, token: str) -> str | None:
+    """The id of a token that is good; None: it is not."""
+    good = sa.or_(TOKENS.c.expires_at.is_(None), TOKENS.c.expires_at >= time.time())
+    found: str | None = connection.execute(sa.select(TOKENS.c.id).where(TOKENS.c.hash == _hash(token), good)).scalar()
+    return found
+
+
+def _holder(connection: sa.Connection, match: sa.ColumnElement[bool]) -> Caller | None:
+    row = connection.execute(sa.select(TOKENS).where(match)).first()
+    if row is None or (row.expires_at is not None and row.expires_at < time.time()):
+        return None
+    return Caller(row.user, row.role, orgs_of(connection, row.user))
+
+
+def orgs_of(connection: sa.Connection, user: str) -> tuple[tuple[str, str], ...]:
+    """(organisation, role in it) of a user."""
+    found = connection.execute(sa.select(MEMBERS.c.org, MEMBERS.c.role).where(MEMBERS.c.user == user))
+    return tuple((org, role) for org, role in found)
 
 
 def require(connection: sa.Connection, caller: Caller, repo: RepoAccess, right: Right) -> None:

@@ -1,0 +1,214 @@
+"""The pages: what there is, a dataset, its rows, a question, its statistics, and what changed between versions."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from kp_data.hub.explorer import browse, charts
+from kp_data.hub.explorer.card_html import card_html, markdown_html
+from kp_data.hub.explorer.dataset import Dataset, NotFound, Part, Version
+from kp_data.hub.explorer.explorer import dataset_name, explorer_of, in_thread, path_value, reader_of
+from kp_data.hub.explorer.facts import card_facts, snippets
+from kp_data.hub.explorer.filters import FilterError
+from kp_data.hub.explorer.indexing import NotReady
+from kp_data.hub.explorer.render import HEADERS, as_page, page, url
+from kp_data.hub.explorer.rowdiff import KINDS, PAGE, Difference, differences
+from kp_data.hub.explorer.story import neighbours, next_conflict, tell
+from kp_data.hub.words import shortened, word_diff
+
+_MAX_NUMBER: Final = 10**9
+
+
+async def index(request: Request) -> Response:
+    """Every dataset this reader may see."""
+    search = request.query_params.get("search", "")[:200]
+    found = await in_thread(explorer_of(request).catalogue.find, reader_of(request), search=search)
+    # Who is signed in may see more than others.
+    return page(request, "index.html.j2", private=True, datasets=found, search=search)
+
+
+async def card(request: Request) -> Response:
+    """A dataset: its card, what there is to know of it, and how to load it."""
+    dataset = await _dataset(request)
+    explorer = explorer_of(request)
+    versions = await in_thread(explorer.catalogue.versions, reader_of(request), dataset.name)
+    return _page(
+        request,
+        "card.html.j2",
+        dataset,
+        card=card_html(dataset),
+        facts=card_facts(dataset),
+        snippets=snippets(dataset, versions, explorer.endpoint(request) if explorer.hub else None),
+        versions=versions,
+    )
+
+
+async def rows(request: Request) -> Response:
+    """Rows of a part: filtered, sorted, searched, a page at a time."""
+    dataset, part = await _dataset_and_part(request)
+    explorer, asked = explorer_of(request), browse.Request.read(request.query_params)
+    answer, error, waiting = None, None, False
+    try:
+        answer = await in_thread(browse.answer, explorer.rows, explorer.indexes, part, asked)
+    except FilterError as refused:
+        error = str(refused)
+    except NotReady as soon:
+        error, waiting = str(soon), True
+    facets = await in_thread(browse.facets, explorer.rows, part, asked)
+    return _page(
+        request,
+        "rows.html.j2",
+        dataset,
+        status=422 if error and not waiting else 200,
+        refresh=3 if waiting else None,
+        part=part,
+        asked=asked,
+        answer=answer,
+        error=error,
+        waiting=waiting,
+        facets=facets,
+        shown=browse.columns_of(part, asked),
+        state={kind: explorer.indexes.state(kind, part) for kind in ("fulltext", "semantic")},
+        page_rows=browse.PAGE_ROWS,
+        found=browse.FOUND,
+    )
+
+
+async def question(request: Request) -> Response:
+    """A question's story."""
+    dataset = await _dataset(request)
+    explorer, question_id = explorer_of(request), path_value(request, "id")
+    story = await in_thread(tell, explorer.rows, dataset, question_id)
+    part = next(part for part in dataset.parts if part.config in ("purified", "questions"))
+    around = await in_thread(neighbours, explorer.rows, part, question_id)
+    conflict = await in_thread(next_conflict, explorer.rows, part, question_id)
+    return _page(request, "question.html.j2", dataset, story=story, around=around, conflict=conflict, part=part)
+
+
+async def statistics(request: Request) -> Response:
+    """What a part holds, in numbers and pictures."""
+    dataset, part = await _dataset_and_part(request)
+    sections = await in_thread(charts.sections, explorer_of(request).rows, dataset, part)
+    return _page(request, "statistics.html.j2", dataset, part=part, sections=sections)
+
+
+async def versions(request: Request) -> Response:
+    """Every version, newest first, with its changelog."""
+    dataset = await _dataset(request)
+    found = await in_thread(explorer_of(request).catalogue.versions, reader_of(request), dataset.name)
+    changelog = markdown_html(dataset.document("CHANGELOG.md"), dataset)
+    return _page(request, "versions.html.j2", dataset, versions=found, pairs=_pairs(found), changelog=changelog)
+
+
+async def compare(request: Request) -> Response:
+    """What changed between two versions, row by row."""
+    old_name, dots, new_name = path_value(request, "span").partition("...")
+    if not dots or not old_name or not new_name:
+        raise NotFound("two versions are compared as OLD...NEW, such as v1.0.0...v1.1.0")
+    old, new = [await _dataset(request, name) for name in (old_name, new_name)]
+    configs = list(dict.fromkeys([*new.configs, *old.configs]))
+    query = request.query_params
+    config = query.get("config") if query.get("config") in configs else next(iter(configs), "")
+    kind = next((each for each in KINDS if each == query.get("kind")), None)
+    number = query.get("page", "1")
+    at = int(number) if number.isascii() and number.isdigit() and 0 < int(number[:10]) < _MAX_NUMBER else 1
+    found: Difference = await in_thread(
+        differences, explorer_of(request).rows, old, new, str(config), kind=kind, offset=(at - 1) * PAGE
+    )
+    total = found.counts[kind] if kind else sum(found.counts.values())
+    return _page(
+        request,
+        "compare.html.j2",
+        new,
+        old=old,
+        span=f"{old_name}...{new_name}",
+        configs=configs,
+        found=found,
+        kind=kind,
+        kinds=KINDS,
+        at=at,
+        num_pages=max(1, -(-total // PAGE)),
+        marked=_marked,
+    )
+
+
+async def read_file(request: Request) -> Response:
+    """A table or document of a folder; a hub serves its own."""
+    explorer, dataset = explorer_of(request), await _dataset(request, path_value(request, "revision"))
+    path = path_value(request, "path")
+    if explorer.hub:
+        raise NotFound("no page has this address")
+    for part in dataset.parts:
+        for name, file in zip(part.paths, part.files, strict=True):
+            if name == path:
+                headers = {**HEADERS, "Content-Disposition": "attachment"}
+                return FileResponse(Path(file), headers=headers, media_type="application/octet-stream")
+    if path in dataset.documents:
+        headers = {**HEADERS, "Content-Disposition": "attachment"}
+        return Response(dataset.documents[path], headers=headers, media_type="application/octet-stream")
+    raise NotFound("the dataset has no such file", place=path[:200])
+
+
+async def _dataset(request: Request, revision: str | None = None) -> Dataset:
+    revision = revision or request.query_params.get("revision") or None
+    return await in_thread(explorer_of(request).catalogue.open, reader_of(request), dataset_name(request), revision)
+
+
+async def _dataset_and_part(request: Request) -> tuple[Dataset, Part]:
+    dataset = await _dataset(request)
+    part = dataset.part(path_value(request, "config"), path_value(request, "split"))
+    if part is None:
+        raise NotFound("the dataset has no such config or split in this version")
+    return dataset, part
+
+
+def _page(request: Request, template: str, dataset: Dataset, *, status: int = 200, **values: Any) -> Response:
+    """A page of a dataset: its name and version are known to the template, and links keep the version."""
+    revision = request.query_params.get("revision", "")
+
+    def link(*segments: str, **query: Any) -> str:
+        return url("datasets", *dataset.name.split("/"), *segments, **{"revision": revision, **query})
+
+    return page(
+        request,
+        template,
+        status=status,
+        private=dataset.private,
+        dataset=dataset,
+        link=link,
+        revision=revision,
+        **{"refresh": None, **values},
+    )
+
+
+def _pairs(versions: Sequence[Version]) -> Mapping[str, str]:
+    """Version to the one before it, among those that are versions."""
+    tagged = [version.name for version in versions if version.name.startswith("v")]
+    return dict(itertools.pairwise(tagged))
+
+
+def _marked(before: Any, after: Any) -> list[tuple[str, str]]:
+    """The words of two values with those marked that differ; the middle of what did not change is left out."""
+    old, new = ("" if value is None else value if isinstance(value, str) else str(value) for value in (before, after))
+    return list(shortened(word_diff(old, new), context=120))
+
+
+_DATASET: Final = "/datasets/{namespace}/{name}"
+
+ROUTES: Final = [
+    Route("/", as_page(index), methods=["GET"]),
+    Route(_DATASET, as_page(card), methods=["GET"]),
+    Route(_DATASET + "/rows/{config}/{split}", as_page(rows), methods=["GET"]),
+    Route(_DATASET + "/questions/{id:path}", as_page(question), methods=["GET"]),
+    Route(_DATASET + "/statistics/{config}/{split}", as_page(statistics), methods=["GET"]),
+    Route(_DATASET + "/versions", as_page(versions), methods=["GET"]),
+    Route(_DATASET + "/compare/{span}", as_page(compare), methods=["GET"]),
+    Route(_DATASET + "/resolve/{revision}/{path:path}", as_page(read_file), methods=["GET"]),
+]
