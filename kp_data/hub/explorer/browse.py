@@ -147,6 +147,12 @@ def columns_of(part: Part, asked: Request) -> tuple[str, ...]:
     return tuple(known or usual or list(part.kinds)[:_MANY])
 
 
+def settled(part: Part, asked: Request) -> Request:
+    """The request without what says nothing: the usual columns, ticked as they were."""
+    usual = columns_of(part, replace(asked, show=()))
+    return replace(asked, show=()) if set(asked.show) == set(usual) else asked
+
+
 def facets(rows: Rows, part: Part, asked: Request) -> list[Facet]:
     """The columns to pick values of. Raises as `Rows.page`."""
     found = []

@@ -53,7 +53,7 @@ async def card(request: Request) -> Response:
 async def rows(request: Request) -> Response:
     """Rows of a part: filtered, sorted, searched, a page at a time."""
     dataset, part = await _dataset_and_part(request)
-    explorer, asked = explorer_of(request), browse.Request.read(request.query_params)
+    explorer, asked = explorer_of(request), browse.settled(part, browse.Request.read(request.query_params))
     answer, error, waiting = None, None, False
     try:
         answer = await in_thread(browse.answer, explorer.rows, explorer.indexes, part, asked)
