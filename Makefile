@@ -14,7 +14,7 @@ help:
 	@echo "make test      the test suite"
 	@echo "make test-all  the slow tests too"
 	@echo "make lint      format, lint and types, as in CI"
-	@echo "make bench     the benchmarks of tests/benchmarks; BENCH='--cells 5000' and the like"
+	@echo "make bench     asking, embedding, scoring: rates and memory; BENCH='--cells 5000' for a shorter asking"
 	@echo "make install   the environment alone"
 	@echo "make lock      resolve requirements.lock anew (needs uv)"
 
@@ -44,6 +44,8 @@ lint: install
 
 bench: install
 	$(BIN)/python tests/benchmarks/generate.py $(BENCH)
+	$(BIN)/python tests/benchmarks/embedding.py
+	$(BIN)/python tests/benchmarks/scoring.py
 
 # torch and what only its CUDA build needs are left out: see `install`.
 APART := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cccl nvidia-cuda-cupti \

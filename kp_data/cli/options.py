@@ -20,6 +20,10 @@ Embedder = Annotated[str, typer.Option(help="Sentence encoder: minilm (packaged)
 Labels = Annotated[Literal["gold", "agreement"], typer.Option(help="What routers learn from.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; default: what is there.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts embedded at a time.")]
+Engine = Annotated[Literal["local", "ray"], typer.Option(help="local, or ray: workers on a Ray cluster embed.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="With --engine ray; default: one a node, at least two.")
+]
 Config = Annotated[Path | None, typer.Option(help="kp.yaml: models, and how they are asked.")]
 Aggregator = Annotated[
     str | None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,12 +18,14 @@ from kp_data.cli.options import (
     Config,
     Device,
     Embedder,
+    Engine,
     Json,
     Labels,
     MethodOptions,
     PanelDir,
     Quiet,
     Seed,
+    Workers,
     names_of,
     pairs_of,
 )
@@ -31,6 +34,7 @@ from kp_data.errors import ConfigError
 
 if TYPE_CHECKING:
     from kp_data.purify import Partners
+    from kp_data.purify.encoders import LoadEncoder
 
 
 @app.command(rich_help_panel=PURIFY)
@@ -47,6 +51,8 @@ def purify(
     embedder: Embedder = "minilm",
     device: Device = None,
     batch_size: BatchSize = 64,
+    engine: Engine = "local",
+    workers: Workers = None,
     seed: Seed = 0,
     json_: Json = False,
     quiet: Quiet = False,
@@ -57,19 +63,21 @@ def purify(
 
     set_quiet(quiet)
     partners = _partners(config, budget)
-    result = purify_panel(
-        Panel.read(panel, teachers=names_of(teachers) or None),
-        method=method,
-        out=out,
-        seed=seed,
-        labels=labels,
-        embedder=embedder,
-        device=device,
-        batch_size=batch_size,
-        options=_options_of([method], option or (), aggregator, partners).get(method),
-        progress=stage_lines(),
-        partners=partners,
-    )
+    with _loader(engine, workers) as load:
+        result = purify_panel(
+            Panel.read(panel, teachers=names_of(teachers) or None),
+            method=method,
+            out=out,
+            seed=seed,
+            labels=labels,
+            embedder=embedder,
+            device=device,
+            batch_size=batch_size,
+            options=_options_of([method], option or (), aggregator, partners).get(method),
+            progress=stage_lines(),
+            partners=partners,
+            load=load,
+        )
     if json_:
         out_json(result.as_dict())
     elif not quiet:
@@ -108,6 +116,8 @@ def compare(
     embedder: Embedder = "minilm",
     device: Device = None,
     batch_size: BatchSize = 64,
+    engine: Engine = "local",
+    workers: Workers = None,
     seed: Seed = 0,
     json_: Json = False,
     quiet: Quiet = False,
@@ -118,20 +128,22 @@ def compare(
 
     set_quiet(quiet)
     partners, names = _partners(config, budget), names_of(methods)
-    compared = compare_methods(
-        Panel.read(panel, teachers=names_of(teachers) or None),
-        names,
-        split=split,
-        seed=seed,
-        out=out,
-        labels=labels,
-        embedder=embedder,
-        device=device,
-        batch_size=batch_size,
-        options=_options_of(names, option or (), aggregator, partners),
-        progress=stage_lines(),
-        partners=partners,
-    )
+    with _loader(engine, workers) as load:
+        compared = compare_methods(
+            Panel.read(panel, teachers=names_of(teachers) or None),
+            names,
+            split=split,
+            seed=seed,
+            out=out,
+            labels=labels,
+            embedder=embedder,
+            device=device,
+            batch_size=batch_size,
+            options=_options_of(names, option or (), aggregator, partners),
+            progress=stage_lines(),
+            partners=partners,
+            load=load,
+        )
     rows = [row.as_dict() for row in compared]
     if out is not None:
         from kp_data.report import page_of_folder, write_html
@@ -226,8 +238,16 @@ def report(
     students: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FILE", help="Results of `kp-train evaluate --json`. Repeatable.")
     ] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Browse it: every question with every rationale.")] = False,
+    port: Annotated[int | None, typer.Option(help="With --serve; default: any free one.", min=0, max=65535)] = None,
+    open_: Annotated[bool, typer.Option("--open", help="With --serve: open the browser, too.")] = False,
 ) -> None:
-    """Tables and pictures of a panel, a purified folder or a comparison."""
+    """Tables and pictures of a panel, a purified folder or a comparison; or browse it."""
+    if serve:
+        _browse(folder, html=html, students=students, port=port, open_=open_)
+        return
+    if port is not None or open_:
+        raise ConfigError("--port and --open belong to --serve")
     from kp_data.report import page_of_folder, print_page, read_students, write_html
 
     page = page_of_folder(folder, students=read_students(pairs_of(students or (), "--students")))
@@ -236,6 +256,42 @@ def report(
         say(f"report: {html}")
     else:
         print_page(page)
+
+
+def _browse(folder: Path, *, html: Path | None, students: list[str] | None, port: int | None, open_: bool) -> None:
+    """Show a folder in the browser until interrupted."""
+    import webbrowser
+
+    from kp_data.hub.explorer.serve import index_folder, serve_folder
+
+    if html is not None or students:
+        raise ConfigError("--serve shows the folder itself; leave out --html and --students")
+
+    def ready(url: str) -> None:
+        say(f"browse at {url}; Ctrl-C stops")
+        if open_:
+            webbrowser.open(url)
+
+    with index_folder() as indexes:
+        serve_folder(folder, indexes, port=port or 0, on_ready=ready)
+
+
+@contextmanager
+def _loader(engine: str, workers: int | None) -> Iterator[LoadEncoder]:
+    """How encoders are loaded while the block runs: in this process, or on the workers of a Ray cluster."""
+    if engine == "local":
+        if workers is not None:
+            raise ConfigError("--workers is for --engine ray; one process uses every core by itself")
+        from kp_data.purify.encoders import load_encoder
+
+        yield load_encoder
+        return
+    from kp_data.generate.cluster import how_many, joined_cluster
+    from kp_data.purify.embedding_cluster import loader_on_cluster
+
+    with joined_cluster(workers) as cluster:
+        room = sum(int(cpus) for _, cpus in cluster.nodes)
+        yield loader_on_cluster(how_many(cluster.nodes, workers, at_most=room))
 
 
 def _partners(config: Path | None, budget: float | None) -> Partners:

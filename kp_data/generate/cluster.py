@@ -140,7 +140,7 @@ def _join(workers: int, stack: ExitStack) -> None:
                 _start_own(workers, stack)
             else:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
-    except (ConnectionError, OSError, RuntimeError, ValueError, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # a node that starts too slowly is a bare Exception
         where = "no Ray cluster can be started here" if address is None else f"cannot join the Ray cluster at {address}"
         raise ConfigError(f"--engine ray: {where} ({reason_of(error)})") from error
     stack.callback(_leave)

@@ -15,6 +15,7 @@ import numpy as np
 from kp_data.errors import ConfigError, DataError
 from kp_data.panel import Panel
 from kp_data.purify.embedding import MINILM, Embedder
+from kp_data.purify.encoders import LoadEncoder, load_encoder
 from kp_data.purify.figures import Figures, Outcome, by_subject, outcome_of, panel_notes
 from kp_data.purify.labels import fit_data
 from kp_data.purify.metrics import (
@@ -116,6 +117,7 @@ def compare_methods(
     num_draws: int = 1000,
     progress: Progress = quiet,
     partners: Partners = ALONE,
+    load: LoadEncoder = load_encoder,
 ) -> list[Comparison]:
     """Fit methods on one panel and measure them on the same questions.
 
@@ -125,7 +127,7 @@ def compare_methods(
         split: where to measure.
         seed: of every random choice; the bootstrap draws the same questions for every method.
         out: a folder to write `compare.json` into.
-        labels, embedder, device, batch_size, progress, partners: as in `purify_panel`.
+        labels, embedder, device, batch_size, progress, partners, load: as in `purify_panel`.
         options: method name to its own options.
         num_draws: of the bootstrap.
 
@@ -143,7 +145,9 @@ def compare_methods(
     chosen = [(find_method(name), make_options(find_method(name), (options or {}).get(name, {}))) for name in methods]
     for method, _ in chosen:
         check_needs(method, panel, data)
-    embed = Embedder(embedder, batch_size, device, lambda done, total: progress("embedding questions", done, total))
+    embed = Embedder(
+        embedder, batch_size, device, lambda done, total: progress("embedding questions", done, total), load=load
+    )
     keep_Q = panel.split_Q == split
     records = CallRecords.of(panel).take(keep_Q)
     compared, outcomes, kept = [], [], {}

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kp_data.purify.encoders import MINILM
-from kp_data.purify.fine_tuning import Schedule, TunedEncoder, fine_tune, seeded
+from kp_data.purify.encoders import MINILM, seeded
+from kp_data.purify.fine_tuning import Schedule, TunedEncoder, fine_tune
 from kp_data.purify.gate import Lesson, question_texts
 from kp_data.purify.protocol import Context
 from kp_data.purify.routers import SimilarityHead

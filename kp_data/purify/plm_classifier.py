@@ -91,7 +91,8 @@ def fit_plm_classifier(data: FitData, options: ClassifierOptions, context: Conte
 
     Source: PLM classifier of Knowledge Purification (arXiv:2602.01064): softmax(W2 act(W1 h + b1) + b2) over the first
     token of mDeBERTa-v3-base. Differs: the packaged MiniLM by default; targets and schedule, which the paper leaves
-    open, are our own choice; the fallback is our own.
+    open, are our own choice; nothing is dropped out within attention, which costs four times the memory and time; the
+    fallback is our own.
     """
 
     def learn(lesson: Lesson) -> Candidate:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kp_data.purify.embedding import Embedder
-from kp_data.purify.encoders import MINILM
-from kp_data.purify.fine_tuning import FrozenStates, Schedule, TunedEncoder, fine_tune, seeded
+from kp_data.purify.encoders import MINILM, seeded
+from kp_data.purify.fine_tuning import FrozenStates, Schedule, TunedEncoder, fine_tune
 from kp_data.purify.gate import Lesson, question_texts
 from kp_data.purify.plm_classifier import ClassifierOptions, ClassifierRouter, targets
 from kp_data.purify.protocol import Context

@@ -57,12 +57,16 @@ class Learning:
         batch: questions a step.
         rate: beta, the step along the gradient of a batch mean.
         draws: of actions for each question of a step; their mean has less variance, at the price of time.
+        entropy: what an undecided choice is worth, in standard deviations of the reward a nat. Without it, a teacher
+            that is a little worse than another where both are good is soon never tried, not even where it alone is
+            good, and the policy is stuck with two teachers.
     """
 
     epochs: int
     batch: int
     rate: float
     draws: int = 1
+    entropy: float = 0.0
 
 
 def log_probability_Q(policy: Policy, state_QTS: Array, action_QT: Array, available_QT: Array) -> Array:
@@ -133,7 +137,8 @@ def reinforce(
         learning: how long and how fast.
         random: of order and actions.
 
-    Source: REINFORCE (Williams, 1992) with a baseline a question: theta += beta (R - b) grad sum_i log pi(s_i, a_i).
+    Source: REINFORCE (Williams, 1992) with a baseline a question: theta += beta (R - b) grad sum_i log pi(s_i, a_i);
+        the entropy of the choices is rewarded too (Williams and Peng, 1991), which the papers do not say.
     """
     gain_QT = advantages_QT(reward_QT, available_QT)
     weight_TS, bias_T = policy.weight_TS.copy(), policy.bias_T.copy()
@@ -143,7 +148,7 @@ def reinforce(
             rows = order_Q[start : start + learning.batch]
             now, state_BTS, there_BT = Policy(weight_TS, bias_T), states(rows), available_QT[rows]
             sigma_BT = now.probability_QT(state_BTS)
-            pull_BT = np.zeros(sigma_BT.shape)
+            pull_BT = _towards_half_QT(sigma_BT, there_BT) * learning.entropy
             for _ in range(learning.draws):
                 action_BT, used_B = act(sigma_BT, there_BT, random)
                 pull_BT += _pull_QT(sigma_BT, action_BT, there_BT, gain_QT[rows, used_B]) / learning.draws
@@ -156,6 +161,16 @@ def reinforce(
 def _pull_QT(sigma_QT: Array, action_QT: Array, available_QT: Array, advantage_Q: Array) -> Array:
     """(Q, T) float, how hard each choice is pulled towards its action, as a share of the mean over questions."""
     return np.asarray(np.where(available_QT, action_QT - sigma_QT, 0.0) * advantage_Q[:, None] / len(advantage_Q))
+
+
+def _towards_half_QT(sigma_QT: Array, available_QT: Array) -> Array:
+    """(Q, T) float, gradient along the logits of the entropy of the choices, summed over teachers, mean over questions.
+
+    Of one choice it is -logit sigma (1 - sigma).
+    """
+    logit_QT = np.log(sigma_QT) - np.log1p(-sigma_QT)
+    pull_QT = np.where(available_QT, -logit_QT * sigma_QT * (1 - sigma_QT), 0.0)
+    return np.asarray(pull_QT / len(sigma_QT))
 
 
 def _gradient(pull_QT: Array, state_QTS: Array) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -24,6 +24,7 @@ from kp_data import __version__
 from kp_data.errors import ConfigError, DataError
 from kp_data.panel import NONE, Panel
 from kp_data.purify.embedding import MINILM, Embedder
+from kp_data.purify.encoders import LoadEncoder, load_encoder
 from kp_data.purify.figures import Report, agreement_matrix, by_split, by_subject, outcome_of, panel_notes
 from kp_data.purify.labels import fit_data
 from kp_data.purify.protocol import ALONE, Context, Fitted, Labels, Method, Partners, Progress, Purification, quiet
@@ -67,6 +68,7 @@ def purify_panel(
     options: Mapping[str, Any] | None = None,
     progress: Progress = quiet,
     partners: Partners = ALONE,
+    load: LoadEncoder = load_encoder,
 ) -> Report:
     """Keep one rationale a question and write the purified folder.
 
@@ -85,6 +87,7 @@ def purify_panel(
         options: the method's own, by name.
         progress: called with (stage, done, total).
         partners: models and students, for methods that work with one.
+        load: how the embedder's encoder is made, here or on a cluster.
 
     Returns: the report, as it stands in `report.json`.
     Raises:
@@ -100,7 +103,9 @@ def purify_panel(
     identity = _identity(panel, source, chosen, settings, {"seed": seed, "labels": labels, "embedder": embedder})
     if (report := _standing(out, identity)) is not None:
         return report
-    embed = Embedder(embedder, batch_size, device, lambda done, total: progress("embedding questions", done, total))
+    embed = Embedder(
+        embedder, batch_size, device, lambda done, total: progress("embedding questions", done, total), load=load
+    )
     run = run_method(panel, chosen, settings, Context(seed, embed, progress, partners), labels=labels)
     report = make_report(panel, run)
     with _folder(out) as temporary:
@@ -230,23 +235,45 @@ def _source(panel: Panel) -> Path:
 def _identity(panel: Panel, source: Path, method: Method, settings: Any, rest: dict[str, Any]) -> dict[str, Any]:
     """Everything that decides what the folder will hold: no times, no machine."""
     inputs = {name: _sha256(source / name) for name in ("questions.parquet", RESPONSES_FILE)}
-    encoder = Path(rest["embedder"])
-    if encoder.is_dir():
-        files = sorted(path for path in encoder.rglob("*") if path.is_file())
-        inputs["embedder"] = hashlib.sha256("".join(map(_sha256, files)).encode()).hexdigest()
     ids = "\n".join(question.id for question in panel.questions)
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "purified",
         "method": method.info.name,
-        "options": asdict(settings),
+        "options": _options(settings),
         **rest,
+        "embedder": _by_content(rest["embedder"]),
         "teachers": list(panel.teachers),
         "n_questions": len(panel),
         "question_ids": hashlib.sha256(ids.encode()).hexdigest(),
         "inputs": inputs,
         "versions": {"knowledge-purification": __version__, **{name: metadata.version(name) for name in VERSIONED}},
     }
+
+
+def _options(settings: Any) -> dict[str, Any]:
+    """A method's options; what is not as by default may be the path of a checkpoint."""
+    given = {option.name: (getattr(settings, option.name), option.default) for option in fields(settings)}
+    return {name: value if value == default else _by_content(value) for name, (value, default) in given.items()}
+
+
+def _by_content(value: Any) -> Any:
+    """A file or folder by what it holds: moved it is the same, changed another. Any other value as it is."""
+    try:
+        is_path = isinstance(value, str) and value not in ("", MINILM) and Path(value).exists()
+    except (OSError, ValueError):  # longer than a path may be, or with a null byte
+        return value
+    return f"sha256:{_content(Path(value))}" if is_path else value
+
+
+def _content(path: Path) -> str:
+    """Hash of a file, or of the names and bytes of a folder's files; hidden ones are no part of a checkpoint."""
+    if path.is_file():
+        return _sha256(path)
+    found = {file.relative_to(path): file for file in path.rglob("*") if file.is_file()}
+    shown = sorted(name for name in found if not any(part.startswith(".") for part in name.parts))
+    lines = [f"{name.as_posix()}\0{_sha256(found[name])}\n" for name in shown]
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _standing(out: Path, identity: dict[str, Any]) -> Report | None:

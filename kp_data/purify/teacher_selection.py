@@ -44,7 +44,8 @@ class SelectionOptions:
         rounds: policy phase and student phase, so many times.
         warm_epochs: of the student before the first round, on rationales of teachers drawn at random.
         student_epochs: of the student in each round.
-        policy_epochs, policy_batch, policy_rate, policy_draws: of the policy in each round; see `policy.Learning`.
+        policy_epochs, policy_batch, policy_rate, policy_draws, policy_entropy: of the policy in each round; see
+            `policy.Learning`. The entropy was chosen by the reward reached on training questions of a practice world.
     """
 
     student: str = NGRAM
@@ -57,13 +58,15 @@ class SelectionOptions:
     policy_batch: int = 32
     policy_rate: float = 1.0
     policy_draws: int = 8
+    policy_entropy: float = 0.1
 
     def __post_init__(self) -> None:
         if self.reward not in REWARDS:
             raise ConfigError(f"{self.reward!r} is none of {', '.join(REWARDS)}", place=f"{NAME} option 'reward'")
         for option in fields(self):
             value = getattr(self, option.name)
-            if not isinstance(value, str) and not value > 0 and (option.name, value) != ("rationale_weight", 0):
+            may_be_zero = option.name in ("rationale_weight", "policy_entropy")
+            if not isinstance(value, str) and not value > 0 and not (may_be_zero and value == 0):
                 raise ConfigError(f"{value} is not above 0", place=f"{NAME} option '{option.name}'")
 
 
@@ -71,7 +74,8 @@ def fit_selection(data: FitData, options: SelectionOptions, context: Context) ->
     """Train student and policy in turn on `train`.
 
     Source: RL-based teacher selection of Knowledge Purification (arXiv:2602.01064), in form Reinforced Multi-Teacher
-    Selection (arXiv:2012.06048). Reconstructed: warm start, number of rounds, baseline, learning rates.
+    Selection (arXiv:2012.06048). Reconstructed: warm start, number of rounds, baseline, learning rates,
+    entropy.
     Raises: MethodError, when the student is not to be had here.
     """
     train = data.whole_train
@@ -152,7 +156,13 @@ def _alternate(
     lottery_QT = np.asarray(random.random(available_QT.shape))
     learner.train(_chosen_lessons(train, choose(lottery_QT, available_QT)), epochs=options.warm_epochs)
     policy = Policy.undecided(len(train.teachers), 2 * states.question_QD.shape[1])
-    learning = Learning(options.policy_epochs, options.policy_batch, options.policy_rate, options.policy_draws)
+    learning = Learning(
+        options.policy_epochs,
+        options.policy_batch,
+        options.policy_rate,
+        options.policy_draws,
+        options.policy_entropy,
+    )
     rounds = []
     for number in range(options.rounds):
         context.progress("selecting teachers", number, options.rounds)

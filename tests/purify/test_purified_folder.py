@@ -1,7 +1,7 @@
 """The purified folder: what is in it, that it is the same each time, and that nothing else is ever overwritten."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -144,6 +144,66 @@ def test_another_run_never_overwrites_a_folder(panel, tmp_path, other):
     with pytest.raises(DataError, match="holds something else; choose another --out or remove it"):
         purify_panel(panel, **{"method": "random", "out": tmp_path / "pure", **other})
     assert contents(tmp_path / "pure") == before
+
+
+@dataclass(frozen=True)
+class Read:
+    """Options of a method that reads a checkpoint."""
+
+    encoder: str = "minilm"
+
+
+@pytest.fixture
+def reads_a_checkpoint(monkeypatch):
+    """A method whose option names a checkpoint, and a function that makes one."""
+    info = MethodInfo("reads", "keeps the first", "router", ("rationales",), False, True, "own", "own")
+
+    def fit(data, options, context):
+        return Fitted(lambda panel: Purification.of_choice(panel.skill_QT, np.zeros(len(panel), int)), 1)
+
+    monkeypatch.setattr(registry, "METHODS", {"reads": Method(info, fit, Read)})
+
+    def make(folder, text="weights"):
+        (folder / "layers").mkdir(parents=True, exist_ok=True)
+        (folder / "layers/model.safetensors").write_text(text)
+        (folder / "config.json").write_text("{}")
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("given", ["option", "embedder", "file"])
+def test_a_checkpoint_is_known_by_what_it_holds_and_not_by_where_it_lies(panel, tmp_path, reads_a_checkpoint, given):
+    def run(folder):
+        path = str(folder / "layers/model.safetensors" if given == "file" else folder)
+        how = {"embedder": path} if given == "embedder" else {"options": {"encoder": path}}
+        return purify_panel(panel, method="reads", out=tmp_path / "pure", **how)
+
+    folder = reads_a_checkpoint(tmp_path / "here")
+    first = run(folder)
+    assert str(tmp_path) not in (tmp_path / "pure/run.json").read_text()
+    moved = folder.rename(tmp_path / "there")
+    (moved / ".cache").write_text("when it was fetched")
+    assert run(moved) == first
+    reads_a_checkpoint(moved, "other weights")
+    with pytest.raises(DataError, match="holds something else"):
+        run(moved)
+
+
+def test_files_of_a_checkpoint_that_swap_their_names_are_another_one(panel, tmp_path, reads_a_checkpoint):
+    folder = reads_a_checkpoint(tmp_path / "here")
+    run = {"method": "reads", "out": tmp_path / "pure", "options": {"encoder": str(folder)}}
+    purify_panel(panel, **run)
+    (folder / "config.json").write_text("weights")
+    (folder / "layers/model.safetensors").write_text("{}")
+    with pytest.raises(DataError, match="holds something else"):
+        purify_panel(panel, **run)
+
+
+@pytest.mark.parametrize("name", ["minilm", "org/encoder", "x" * 5_000, "a\0b"])
+def test_a_name_that_is_no_path_stands_in_run_json_as_it_is(panel, tmp_path, reads_a_checkpoint, name):
+    purify_panel(panel, method="reads", out=tmp_path / "pure", options={"encoder": name})
+    assert read_json(tmp_path / "pure/run.json")["options"] == {"encoder": name}
 
 
 def test_changed_answers_are_another_run(panel, tmp_path):

@@ -191,12 +191,19 @@ def test_a_student_of_kp_train_without_kp_train_is_refused_with_the_remedy():
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("rounds", 0), ("policy_rate", -1.0), ("rationale_weight", -0.1), ("reward", "gold")]
+    ("option", "value"),
+    [
+        ("rounds", 0),
+        ("policy_rate", -1.0),
+        ("policy_entropy", -0.1),
+        ("rationale_weight", -0.1),
+        ("reward", "gold"),
+    ],
 )
 def test_options_that_cannot_be_are_refused(option, value):
     with pytest.raises(ConfigError, match=f"teacher-selection option '{option}'"):
         make_options(find_method("teacher-selection"), {option: value})
-    make_options(find_method("teacher-selection"), {"rationale_weight": 0.0})
+    make_options(find_method("teacher-selection"), {"rationale_weight": 0.0, "policy_entropy": 0.0})
 
 
 @pytest.mark.slow

@@ -110,7 +110,15 @@ def test_what_is_loaded_scores_as_what_was_saved(fitted, tmp_path):
     given = ([question(1), question(2)], [GOOD, None], ["seven", None])
     assert np.array_equal(loaded.score(*given), fitted.score(*given))
     assert loaded.options == fitted.options
+    assert {path.name for path in tmp_path.rglob("*.safetensors")} == {"model.safetensors", "verifier.safetensors"}
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+@pytest.mark.parametrize("num", [50, 150], ids=["too few to calibrate", "enough to calibrate"])
+def test_training_that_diverges_is_told_with_the_remedy(options, num):
+    data = fit_data(panel_where_words_tell(num))
+    with pytest.raises(MethodError, match="training diverged; lower 'learning_rate'"):
+        fit_verifier(*claims(data.train), *claims(data.validation), options=replace(options, learning_rate=1e30))
 
 
 @pytest.mark.parametrize("harm", ["missing", "torn", "foreign", "later"])
