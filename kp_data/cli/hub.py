@@ -34,12 +34,33 @@ def hub_serve(
     merge_cards: Annotated[
         bool, typer.Option("--merge-cards", help="Put pushes of different configs together that meet in README.md.")
     ] = False,
+    direct_downloads: Annotated[
+        bool,
+        typer.Option("--direct-downloads", help="Send readers of large files to the object store, where it signs."),
+    ] = False,
+    webhooks: Annotated[str, typer.Option(help="Whom to tell of changes: public addresses, any, or off.")] = "public",
+    explorer: Annotated[bool, typer.Option(help="Show datasets as pages, too.")] = True,
 ) -> None:
     """Serve datasets to huggingface_hub, datasets and everything built on them."""
     from kp_data.hub.server import HubSettings, Limits, serve
 
-    limits = Limits(quota_bytes=None if quota is None else int(quota * 1e9))
-    settings = HubSettings(root, host, port, database, objects, public_url, merge_cards, limits)
+    if quota is not None and not 0 <= quota < 1e9:
+        raise ConfigError(f"{quota:g} is no quota; give a number of GB, such as 50", place="--quota")
+    if webhooks not in ("public", "any", "off"):
+        raise ConfigError(f"{webhooks!r} is none of public, any, off", place="--webhooks")
+    settings = HubSettings(
+        root,
+        host,
+        port,
+        database,
+        objects,
+        public_url,
+        merge_cards,
+        direct_downloads,
+        webhooks,  # type: ignore[arg-type]
+        Limits(quota_bytes=None if quota is None else int(quota * 1e9)),
+        explorer,
+    )
     serve(settings, lambda url: say(f"serving at {url}; clients need HF_ENDPOINT={url} and HF_TOKEN; Ctrl-C stops"))
 
 
@@ -56,7 +77,7 @@ def token_create(
     """A new token, shown once."""
     from kp_data.hub.server import HubSettings, issue_token, join, open_hub
 
-    with open_hub(HubSettings(root, database=database)) as hub:
+    with open_hub(HubSettings(root, database=database), with_objects=False) as hub:
         token, info = issue_token(hub, user, write=write, days=days)
         for name in org or ():
             join(hub, name, user, write=write)
@@ -72,7 +93,7 @@ def token_list(root: Root, database: Database = None, json_: Json = False) -> No
     """Tokens by id; the tokens themselves are not kept."""
     from kp_data.hub.server import HubSettings, open_hub, tokens
 
-    with open_hub(HubSettings(root, database=database)) as hub:
+    with open_hub(HubSettings(root, database=database), create=False, with_objects=False) as hub:
         found = tokens(hub)
     if json_:
         out_json([{"id": t.id, "user": t.user, "role": t.role, "expires_at": t.expires_at} for t in found])
@@ -88,7 +109,7 @@ def token_revoke(
     """Make a token worthless."""
     from kp_data.hub.server import HubSettings, open_hub, revoke
 
-    with open_hub(HubSettings(root, database=database)) as hub:
+    with open_hub(HubSettings(root, database=database), create=False, with_objects=False) as hub:
         revoke(hub, token_id)
     say("revoked")
 
@@ -104,7 +125,7 @@ def hub_gc(
     """Free what no branch or tag reaches and nobody sent in the last day."""
     from kp_data.hub.server import HubSettings, collect_garbage, open_hub
 
-    with open_hub(HubSettings(root, database=database, objects=objects)) as hub:
+    with open_hub(HubSettings(root, database=database, objects=objects), create=False) as hub:
         freed = collect_garbage(hub, dry_run=dry_run)
     if json_:
         out_json(freed.as_dict())
@@ -126,7 +147,7 @@ def hub_export(
     from kp_data.hub.server import HubSettings, export_repo, open_hub
 
     short, _, revision = name.partition("@")
-    with open_hub(HubSettings(root, database=database, objects=objects)) as hub:
+    with open_hub(HubSettings(root, database=database, objects=objects), create=False) as hub:
         done = export_repo(hub, short, out, revision=revision or "main")
     if json_:
         out_json({"repo": done.repo, "commit": done.commit, "files": done.files, "bytes": done.bytes, "out": str(out)})

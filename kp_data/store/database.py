@@ -6,18 +6,16 @@ unknown, because the connection broke, is done again: each is written so that do
 
 from __future__ import annotations
 
-import importlib.util
-import itertools
 import json
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from kp_data.engine import insert_into, open_engine, place_of, reading, reason_of
 from kp_data.errors import StoreError
 
 STORE_VERSION: Final = 1
@@ -75,7 +73,6 @@ KEYS_A_QUERY: Final = 500
 """SQLite allows 32,766 bound values a statement; this stays far below on every engine."""
 _FOUND_AGAIN_WITHIN_S: Final = 60.0
 _SETUP_LOCK: Final = 0x6B70
-_WAL_TRIES: Final = 200
 
 T = TypeVar("T")
 
@@ -89,17 +86,12 @@ class Database:
         Raises:
             StoreError: it cannot be opened, is damaged, or was written by another version.
         """
-        self.place = "the cell store"
+        self.place = place_of(url, "the cell store")
         try:
-            address = _with_driver(sa.engine.make_url(url))
-            self.place = address.render_as_string(hide_password=True)
-            self.engine = sa.create_engine(address, **_options(address))
-            if self.is_sqlite:
-                sa.event.listen(self.engine, "connect", _tune_sqlite)
-                sa.event.listen(self.engine, "begin", _begin_sqlite)
+            self.engine = open_engine(url)
             version = self._writing(_set_up)
         except (SQLAlchemyError, ImportError, ValueError) as error:
-            raise StoreError(f"cannot be opened ({_reason(error)})", place=self.place) from error
+            raise StoreError(f"cannot be opened ({reason_of(error)})", place=self.place) from error
         if version != str(STORE_VERSION):
             raise StoreError(
                 f"written by store version {version}, this program knows {STORE_VERSION}; use the matching release",
@@ -120,7 +112,7 @@ class Database:
         try:
             return self._with_patience(lambda: self._reading(work))
         except SQLAlchemyError as error:
-            raise StoreError(f"cannot be read ({_reason(error)})", place=self.place) from error
+            raise StoreError(f"cannot be read ({reason_of(error)})", place=self.place) from error
 
     def write(self, work: Callable[[sa.Connection], T]) -> T:
         """One transaction, durable when it returns.
@@ -135,13 +127,13 @@ class Database:
             return self._with_patience(lambda: self._writing(work))
         except SQLAlchemyError as error:
             raise StoreError(
-                f"cannot be written ({_reason(error)}); free space or mend the database, then run again",
+                f"cannot be written ({reason_of(error)}); free space or mend the database, then run again",
                 place=self.place,
             ) from error
 
     def insert(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
         """An INSERT of the dialect at hand, both of which know ON CONFLICT."""
-        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+        return insert_into(table, self.engine.dialect.name)
 
     def among(self, column: sa.ColumnElement[str], keys: Sequence[str]) -> sa.ColumnElement[bool]:
         """Whether a column holds one of these keys: one statement and one bound value, however many keys there are."""
@@ -161,7 +153,7 @@ class Database:
         self.engine.dispose()
 
     def _reading(self, work: Callable[[sa.Connection], T]) -> T:
-        with self.engine.connect().execution_options(kp_reads=True) as connection:
+        with reading(self.engine) as connection:
             return work(connection)
 
     def _writing(self, work: Callable[[sa.Connection], T]) -> T:
@@ -179,23 +171,6 @@ class Database:
                     raise
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 2.0)
-
-
-def _with_driver(url: sa.URL) -> sa.URL:
-    """The URL as people write it, with the driver we ship."""
-    if url.drivername in ("postgresql", "postgres"):
-        url = url.set(drivername="postgresql+psycopg")
-    if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise ValueError(f"{url.get_backend_name()} is not supported; use sqlite:///FILE or postgresql://HOST/NAME")
-    if url.get_backend_name() == "postgresql" and importlib.util.find_spec("psycopg") is None:
-        raise ImportError('PostgreSQL needs a driver: pip install "knowledge-purification[postgres]"')
-    return url
-
-
-def _options(url: sa.URL) -> dict[str, Any]:
-    if url.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": 30.0, "check_same_thread": False}}
-    return {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
 
 
 def _set_up(connection: sa.Connection) -> str:
@@ -217,45 +192,6 @@ def _spent_so_far(connection: sa.Connection) -> int:
     return round((total or 0.0) * 1e9)
 
 
-def _tune_sqlite(connection: Any, _record: Any) -> None:
-    # The driver's own BEGIN comes too late and too weak: see _begin_sqlite.
-    connection.isolation_level = None
-    use_wal(connection)
-    cursor = connection.cursor()
-    # FULL: a committed cell survives a power cut; group commits keep it cheap.
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
-
-
-def use_wal(connection: Any) -> None:
-    """Put a new SQLite file into WAL mode, also when several processes open it at the same moment.
-
-    The change wants the file for itself and is refused at once, whatever the timeout of the connection.
-
-    Raises:
-        sqlite3.OperationalError: it is still refused after seconds, or the file is none of SQLite's.
-    """
-    for attempt in itertools.count():
-        try:
-            connection.execute("PRAGMA journal_mode=WAL").close()
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or attempt >= _WAL_TRIES:
-                raise
-        time.sleep(0.05)
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    # A transaction that reads first and writes later cannot wait for another writer: SQLite fails it at once.
-    reads = connection.get_execution_options().get("kp_reads", False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-
 def _is_lost(error: DBAPIError) -> bool:
     """Whether the server went away, is starting or stopping: it may come back."""
     return error.connection_invalidated or isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
-
-
-def _reason(error: BaseException) -> str:
-    original = getattr(error, "orig", None) or error
-    return next(iter(str(original).splitlines()), type(original).__name__)[:200]

@@ -7,6 +7,8 @@ repositories, commits, trees    what is published, and its history
 contents, objects               bytes
 xet, xet_format                 storage by chunks
 housekeeping, folders           garbage collection; export and import
+webhooks, courier               telling others of changes
+large_objects                   what takes up room, and taking it away for good
 database, settings, names, refusals, web, describe, card_data, large_files
 """
 

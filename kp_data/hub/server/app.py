@@ -4,35 +4,47 @@ Threat model. Every byte that comes in was written by somebody else, and every r
 
 * Paths, names and revisions are checked against narrow rules (`names`), and looked up in the metadata, never on disk:
   objects lie under names of the hub's own making. Nothing a client sends becomes part of a file's name.
-* Knowing a hash opens nothing: an object is readable through a repository that somebody sent its bytes to (`contents`).
+* Knowing a hash opens nothing: an object is readable through a repository that somebody sent its bytes to (`contents`),
+  and nobody learns whether others hold it.
 * Tokens are kept as hashes; addresses that carry no token are signed for one object, size, repository and purpose, and
   expire (`signing`). What one may not see looks as if it were not there.
-* Sizes are bounded before anything is read or unpacked: bodies, lines of commits, chunks of xorbs (`settings.Limits`).
-  Silent clients are cut off. Hashes are computed, never believed.
+* Sizes are bounded before anything is read or unpacked: bodies, lines of commits, chunks of xorbs, what a shard says of
+  files (`settings.Limits`). Quotas are counted where nobody else can count at the same moment; what is refused is not
+  kept. Silent clients are cut off. Hashes are computed, never believed.
 * Stored text cannot break out of a header; stored files are served so that no browser runs them (`web.SAFE_HEADERS`).
-* YAML is read without aliases and tags (`card_data`). Nothing is unpickled or evaluated, no stored file is opened as
-  anything but bytes.
+* YAML is read without aliases and foreign tags, up to a length (`card_data`). Nothing is unpickled or evaluated, no
+  stored file is opened as anything but bytes.
+* The hub itself asks no address but those of webhooks, and of these only such as lie in the public internet, unless its
+  operator allows more (`courier`).
+* A database and an object store know that they belong together: garbage collection never mistakes another hub's objects
+  for strays (`hub`).
 * An error of the hub's own is answered with 500 and without a word about its inside.
 
-TLS, and limits on how often one address may ask, are the work of a proxy in front.
+TLS, limits on how often and how slowly one address may ask, and limits on idle connections are the work of a proxy in
+front. Whoever may write can cost the hub work (hashing what they send) and is trusted that far. An address signed for
+somebody stays good until it expires (an hour), also when they lose their rights meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kp_data.hub.server.database import MetadataBusy, MetadataError
 from kp_data.hub.server.hub import Hub
 from kp_data.hub.server.refusals import Refusal
-from kp_data.hub.server.routes import files, lfs, repos, xet
+from kp_data.hub.server.routes import files, large_objects, lfs, repos, webhooks, xet
 from kp_data.hub.server.web import answer
+
+if TYPE_CHECKING:
+    from kp_data.hub.explorer.explorer import Explorer
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,22 +62,34 @@ class _RawPath:
         await self._app(scope, receive, send)
 
 
-def make_app(hub: Hub) -> ASGIApp:
-    """The application that serves a hub."""
+def make_app(hub: Hub, explorer: Explorer | None = None) -> ASGIApp:
+    """The application that serves a hub, with its pages where there is an explorer."""
     routes = [
         Route("/health", health, methods=["GET"]),
+        *webhooks.ROUTES,
         *repos.ROUTES,
+        *large_objects.ROUTES,
         *xet.ROUTES,
         *lfs.ROUTES,
         *files.ROUTES,
+        *_pages(explorer),
         Route("/{rest:path}", unknown, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
     ]
-    handlers = {Refusal: _refused, DBAPIError: _no_metadata, OSError: _no_disk, Exception: _failed}
+    handlers = {Refusal: _refused, MetadataError: _no_metadata, OSError: _no_disk, Exception: _failed}
     app = Starlette(routes=routes, exception_handlers=handlers)
-    app.state.hub = hub
+    app.state.hub, app.state.explorer = hub, explorer
     app.state.told = OrderedDict()
     app.state.downloads, app.state.counted_at = Counter(), 0.0
     return _RawPath(app)
+
+
+def _pages(explorer: Explorer | None) -> list[BaseRoute]:
+    if explorer is None:
+        return []
+    # Pages want libraries that a hub without them does not load.
+    from kp_data.hub.explorer.app import ROUTES
+
+    return ROUTES
 
 
 async def health(request: Request) -> Response:
@@ -86,7 +110,9 @@ async def _refused(request: Request, refusal: Exception) -> Response:
 
 async def _no_metadata(request: Request, error: Exception) -> Response:
     _LOG.error("metadata: %s", type(error).__name__, exc_info=error)
-    return answer({"error": "the hub is busy, try again"}, status=503, headers={"Retry-After": "1"})
+    if isinstance(error, MetadataBusy):
+        return answer({"error": "the hub is busy, try again"}, status=503, headers={"Retry-After": "1"})
+    return answer({"error": "the hub cannot keep or read this now"}, status=507)
 
 
 async def _no_disk(request: Request, error: Exception) -> Response:

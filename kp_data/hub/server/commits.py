@@ -11,7 +11,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 import sqlalchemy as sa
@@ -20,9 +20,9 @@ from kp_data.hub.server.auth import Caller
 from kp_data.hub.server.contents import Stored, held_size, refer, register, require_room, size_elsewhere
 from kp_data.hub.server.database import COMMITS, REFS, REPOS, put
 from kp_data.hub.server.hub import Hub
-from kp_data.hub.server.names import check_path, check_ref, check_text
+from kp_data.hub.server.names import check_digest, check_path, check_ref, check_text
 from kp_data.hub.server.refusals import ENTRY_NOT_FOUND, Refusal, bad_request, revision_not_found
-from kp_data.hub.server.repositories import MAIN, Repo
+from kp_data.hub.server.repositories import MAIN, Repo, lock_repo
 from kp_data.hub.server.trees import Entry, File, Folder, Trees, large_file
 
 MAX_TITLE_CHARS: Final = 500
@@ -84,11 +84,12 @@ class Made:
     """What came of a draft.
 
     Attributes:
-        oid: the commit that the branch now stands at.
+        oid: the commit that the branch now stands at; `before`: that it stood at.
         leftovers: locations of objects that were there before and can be deleted.
     """
 
     oid: str
+    before: str | None = None
     leftovers: tuple[str, ...] = ()
 
 
@@ -109,7 +110,7 @@ def make_commit(connection: sa.Connection, hub: Hub, caller: Caller, repo: Repo,
     large = {path: _large(connection, hub, caller, repo, oid, size=size) for path, (oid, size) in draft.large.items()}
     tree = trees.change(base, draft.deleted, inline | large)
     made = head if head and tree == base else _write(connection, caller, repo, branch, head, tree, draft)
-    return Made(made, tuple(location for location in leftovers if location))
+    return Made(made, head, tuple(location for location in leftovers if location))
 
 
 def first_commit(connection: sa.Connection, caller: Caller, repo: Repo, stored: Mapping[str, Stored], hub: Hub) -> Made:
@@ -118,13 +119,14 @@ def first_commit(connection: sa.Connection, caller: Caller, repo: Repo, stored: 
     return make_commit(connection, hub, caller, repo, MAIN, draft)
 
 
-def squash(connection: sa.Connection, caller: Caller, repo: Repo, branch: str, message: str) -> str:
+def squash(connection: sa.Connection, caller: Caller, repo: Repo, branch: str, message: str) -> Made:
     """Let a branch begin anew with what it holds; its earlier commits go unless a tag or branch reaches them."""
     head = _lock_branch(connection, repo, branch)
     if head is None:
         raise revision_not_found(branch)
     tree = read_commit(connection, repo, head).tree
-    return _write(connection, caller, repo, branch, None, tree, Draft(_one_line(message) or "Super-squash branch"))
+    draft = Draft(_one_line(message) or "Super-squash branch")
+    return Made(_write(connection, caller, repo, branch, None, tree, draft), head)
 
 
 def read_commit(connection: sa.Connection, repo: Repo, oid: str) -> Commit:
@@ -210,7 +212,7 @@ def _read_header(draft: Draft, value: Mapping[str, object]) -> None:
 
 def _read_operation(draft: Draft, key: str, path: str, value: Mapping[str, object]) -> None:
     if key == "lfsFile":
-        oid, size = str(value["oid"]), value.get("size")
+        oid, size = check_digest(value["oid"]), value.get("size")
         if value.get("algo", "sha256") != "sha256" or not (size is None or (isinstance(size, int) and size >= 0)):
             raise bad_request(f"{path[:100]!r}: only sha256 is understood, and a size is a number of bytes")
         draft.large[check_path(path)] = (oid, size)
@@ -223,7 +225,7 @@ def _read_operation(draft: Draft, key: str, path: str, value: Mapping[str, objec
 def _lock_branch(connection: sa.Connection, repo: Repo, branch: str) -> str | None:
     """Where a branch stands; nobody else moves it before this transaction ends. None: a repository without commits."""
     # The row of the repository, for a first commit has no row of a branch yet.
-    connection.execute(sa.select(REPOS.c.id).where(REPOS.c.id == repo.id).with_for_update()).one()
+    lock_repo(connection, repo)
     name = branch.removeprefix("refs/heads/")
     match = (REFS.c.repo == repo.id, REFS.c.kind == "branch", REFS.c.name == name)
     found = connection.execute(sa.select(REFS.c.commit).where(*match)).scalar()
@@ -245,28 +247,38 @@ def _large(connection: sa.Connection, hub: Hub, caller: Caller, repo: Repo, oid:
     if held is None and size is None and (held := size_elsewhere(connection, caller, oid)) is not None:
         require_room(connection, hub, repo.id, oid, held)
     if held is None:
-        raise bad_request(f"object {oid[:64]} has not been uploaded to this repository")
+        raise bad_request(f"object {oid} has not been uploaded to this repository")
     if size not in (None, held):
         raise bad_request(f"object {oid} has {held} bytes, not {size}")
     refer(connection, repo.id, oid, held)
     return large_file(oid, held)
 
 
+def rewrite(connection: sa.Connection, repo: Repo, commit: Commit, parent: str | None, tree: str) -> str:
+    """A commit like another one, with another parent or tree; its id."""
+    return _insert(connection, repo, replace(commit, parent=parent, tree=tree))
+
+
 def _write(
     connection: sa.Connection, caller: Caller, repo: Repo, branch: str, parent: str | None, tree: str, draft: Draft
 ) -> str:
-    now, author = time.time(), caller.user or ""
-    title = draft.title or "Update"
-    # The random part keeps ids apart: clients remember a commit's files for ever.
-    content = json.dumps([repo.id, parent, tree, title, draft.message, author, now, secrets.token_hex(16)])
-    oid = hashlib.sha256(content.encode()).hexdigest()[:40]
-    row = {"repo": repo.id, "oid": oid, "parent": parent, "tree": tree, "title": title, "author": author, "at": now}
-    connection.execute(sa.insert(COMMITS), row | {"message": draft.message})
+    now = time.time()
+    commit = Commit("", parent, tree, draft.title or "Update", draft.message, caller.user or "", now)
+    oid = _insert(connection, repo, commit)
     name = branch.removeprefix("refs/heads/")
     ref = {"repo": repo.id, "kind": "branch", "name": check_ref(name), "commit": oid, "message": ""}
     put(connection, REFS, ref, update=("commit",))
     connection.execute(sa.update(REPOS).where(REPOS.c.id == repo.id).values(modified_at=now))
     return oid
+
+
+def _insert(connection: sa.Connection, repo: Repo, commit: Commit) -> str:
+    row = asdict(commit)
+    # The random part keeps ids apart: clients remember a commit's files for ever.
+    content = json.dumps([repo.id, *row.values(), secrets.token_hex(16)])
+    row |= {"repo": repo.id, "oid": hashlib.sha256(content.encode()).hexdigest()[:40]}
+    connection.execute(sa.insert(COMMITS), row)
+    return str(row["oid"])
 
 
 def _one_line(text: str) -> str:

@@ -7,7 +7,7 @@ elsewhere. Knowing a hash opens nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from kp_data.engine import is_reading
 from kp_data.hub.server.auth import Caller, require
-from kp_data.hub.server.database import OBJECTS, REPO_OBJECTS, REPO_XORBS, REPOS, XET_FILES, XORBS, put
+from kp_data.hub.server.database import OBJECTS, REPO_OBJECTS, REPO_XORBS, REPOS, USERS, XET_FILES, XORBS, put
 from kp_data.hub.server.hub import Hub
 from kp_data.hub.server.objects import BLOCK_BYTES, digests, read_range
 from kp_data.hub.server.refusals import Refusal, bad_request
@@ -24,6 +25,7 @@ from kp_data.hub.server.repositories import repo_by_id
 from kp_data.hub.server.xet_format import Chunk, Term, to_hex, unpack_chunk, unpack_chunks, unpack_terms
 
 _FEW_XORBS: Final = 8
+_NAMESPACE: Final = sa.select(REPOS.c.namespace).where(REPOS.c.id == sa.bindparam("repo"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,18 @@ def require_room(connection: sa.Connection, hub: Hub, repo: str, sha256: str | N
     quota = hub.settings.limits.quota_bytes
     if quota is None or (sha256 is not None and held_size(connection, repo, sha256) is not None):
         return
-    namespace = sa.select(REPOS.c.namespace).where(REPOS.c.id == repo).scalar_subquery()
+    require_quota(connection, quota, str(connection.execute(_NAMESPACE, {"repo": repo}).scalar_one()), size)
+
+
+def require_quota(connection: sa.Connection, quota: int, namespace: str, size: int) -> None:
+    """Let so many bytes into a namespace.
+
+    Raises:
+        Refusal: 413.
+    """
+    # Locked where two could count at the same moment, each without what the other brings.
+    if not is_reading(connection):
+        connection.execute(sa.select(USERS.c.name).where(USERS.c.name == namespace).with_for_update())
     used = used_bytes(connection, namespace)
     if used + size > quota:
         raise Refusal(
@@ -157,7 +170,7 @@ def require_room(connection: sa.Connection, hub: Hub, repo: str, sha256: str | N
         )
 
 
-def used_bytes(connection: sa.Connection, namespace: sa.ScalarSelect[str] | str) -> int:
+def used_bytes(connection: sa.Connection, namespace: str) -> int:
     """What the repositories of a namespace hold: their files, or the chunks they were sent if those are more.
 
     An object counts once a repository; chunks count, too, or whoever never says of which file they are had no limit.
@@ -172,7 +185,7 @@ def rebuild(hub: Hub, terms: list[Term], start: int, length: int) -> Iterator[by
     """Bytes of a file from its chunks; no more than one chunk is unpacked at a time."""
 
     @lru_cache(maxsize=_FEW_XORBS)
-    def xorb(digest: bytes) -> tuple[str, list[Chunk]]:
+    def xorb(digest: bytes) -> tuple[str, Sequence[Chunk]]:
         query = sa.select(XORBS.c.location, XORBS.c.chunks).where(XORBS.c.hash == to_hex(digest))
         location, chunks = hub.database.read(lambda connection: connection.execute(query).one())
         return location, unpack_chunks(chunks)
@@ -194,7 +207,7 @@ def rebuild(hub: Hub, terms: list[Term], start: int, length: int) -> Iterator[by
             yield part
 
 
-def _unpacked(hub: Hub, location: str, chunks: list[Chunk], first: int) -> Iterator[bytes]:
+def _unpacked(hub: Hub, location: str, chunks: Sequence[Chunk], first: int) -> Iterator[bytes]:
     """The chunks of a xorb from the one numbered `first` on."""
     at = chunks[first - 1].end if first else 0
     with hub.objects.open(location) as file:

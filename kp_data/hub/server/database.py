@@ -6,17 +6,27 @@ never half-updated; the objects it speaks of were stored before. Times are secon
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from kp_data.engine import insert_into, open_engine, place_of, reading, reason_of
 from kp_data.errors import HubError
 
 HUB_VERSION: Final = 1
+_SETUP_LOCK: Final = 0x6B7068
+_WRITE_LOCK: Final = 0x6B7069
+_DEADLOCKS: Final = 5
+_CONNECTIONS: Final = 45
+"""More than there are threads to wait for one."""
+_OUR_MISTAKES: Final = (IntegrityError, DataError, ProgrammingError, NotSupportedError)
+_WORTH_ANOTHER_TRY: Final = ("40P01", "40001")
+"""PostgreSQL: a deadlock, and a transaction that cannot be put in order with others."""
 
 METADATA: Final = sa.MetaData()
 _ID, _DIGEST, _NAME = sa.String(32), sa.String(64), sa.String(256)
@@ -158,8 +168,44 @@ DEDUP: Final = sa.Table(
     sa.Column("xorb", _DIGEST, primary_key=True),
 )
 """Chunks by which another machine finds out that a repository holds a xorb already."""
+WEBHOOKS: Final = sa.Table(
+    "webhooks",
+    METADATA,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("user", _NAME, nullable=False, index=True),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("secret", sa.Text),
+    sa.Column("endpoint", sa.Text, nullable=False),
+    sa.Column("disabled", sa.Boolean, nullable=False),
+)
+WATCHED: Final = sa.Table(
+    "watched",
+    METADATA,
+    sa.Column("webhook", _ID, sa.ForeignKey("webhooks.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("kind", sa.String(8), primary_key=True),
+    sa.Column("name", _NAME, primary_key=True),
+    sa.Index("watched_by_name", "name", "kind"),
+)
+DELIVERIES: Final = sa.Table(
+    "deliveries",
+    METADATA,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("webhook", _ID, sa.ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_at", sa.Float, nullable=False, index=True),
+)
+"""What is still to be told, written in the transaction of the change that it tells of."""
 
 T = TypeVar("T")
+
+
+class MetadataError(HubError):
+    """The database cannot be read or written: its disk is full or read-only, or it is damaged."""
+
+
+class MetadataBusy(MetadataError):
+    """The database is locked or cannot be reached: it may be later."""
 
 
 class Database:
@@ -171,46 +217,73 @@ class Database:
         Raises:
             HubError: it cannot be opened, or was written by another version.
         """
-        place = "the hub's metadata"
+        self.place = place_of(url, "the hub's metadata")
         try:
-            address = _with_driver(sa.engine.make_url(url))
-            place = address.render_as_string(hide_password=True)
-            options = {"connect_args": {"timeout": 30.0, "check_same_thread": False}}
-            is_sqlite = address.get_backend_name() == "sqlite"
-            self.engine = sa.create_engine(address, **(options if is_sqlite else {"pool_pre_ping": True}))
-            if is_sqlite:
-                sa.event.listen(self.engine, "connect", _tune_sqlite)
-                sa.event.listen(self.engine, "begin", _begin_sqlite)
-            version = self.write(_set_up)
+            self.engine = open_engine(url, foreign_keys=True, connections=_CONNECTIONS)
+            version = self._write(_set_up, alone=False)
         except (SQLAlchemyError, ImportError, ValueError) as error:
-            reason = next(iter(str(getattr(error, "orig", None) or error).splitlines()), "")[:200]
-            raise HubError(f"the metadata cannot be opened ({reason})", place=place) from error
+            raise HubError(f"the hub's metadata cannot be opened ({reason_of(error)})", place=self.place) from error
         if version != str(HUB_VERSION):
-            raise HubError(f"written by hub version {version}; this is version {HUB_VERSION}", place=place)
+            raise HubError(
+                f"written by hub version {version}, this program knows {HUB_VERSION}; use the matching release",
+                place=self.place,
+            )
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """What `work` finds, all of it as of one moment."""
-        with self.engine.connect().execution_options(kp_reads=True) as connection:
+        """What `work` finds, all of it as of one moment.
+
+        Raises:
+            MetadataError: see there.
+        """
+        with self._told(), reading(self.engine) as connection:
             return work(connection)
 
-    def write(self, work: Callable[[sa.Connection], T]) -> T:
-        """One transaction, durable when it returns; undone as a whole when `work` raises."""
-        with self.engine.begin() as connection:
-            return work(connection)
+    def write(self, work: Callable[[sa.Connection], T], *, alone: bool = False) -> T:
+        """One transaction, durable when it returns; undone as a whole when `work` raises.
+
+        Args:
+            work: may be called again: PostgreSQL ends one of two transactions that wait for each other.
+            alone: nobody else writes meanwhile. On SQLite it is always so.
+
+        Raises:
+            MetadataError: see there.
+        """
+        with self._told():
+            for _ in range(_DEADLOCKS):
+                try:
+                    return self._write(work, alone=alone)
+                except DBAPIError as error:
+                    if getattr(error.orig, "sqlstate", None) not in _WORTH_ANOTHER_TRY:
+                        raise
+            return self._write(work, alone=alone)
 
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
 
+    def _write(self, work: Callable[[sa.Connection], T], *, alone: bool) -> T:
+        with self.engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                lock = sa.func.pg_advisory_xact_lock if alone else sa.func.pg_advisory_xact_lock_shared
+                connection.execute(sa.select(lock(_WRITE_LOCK)))
+            return work(connection)
 
-def insert(connection: sa.Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
-    """An INSERT of the dialect at hand, both of which know ON CONFLICT."""
-    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the database cannot do just now, as an error of ours; what is a mistake of ours stays what it is."""
+        try:
+            yield
+        except _OUR_MISTAKES:
+            raise
+        except (DBAPIError, PoolTimeout) as error:
+            reason = reason_of(error)
+            kind = MetadataError if self.engine.dialect.name == "sqlite" and "locked" not in reason else MetadataBusy
+            raise kind(f"the hub's metadata cannot be used now ({reason})", place=self.place) from error
 
 
 def put(connection: sa.Connection, table: sa.Table, row: dict[str, Any], *, update: tuple[str, ...] = ()) -> None:
     """Insert a row; where its key is taken, set only the columns `update`."""
-    statement = insert(connection, table)
+    statement = insert_into(table, connection.dialect.name)
     keys = [column.name for column in table.primary_key]
     if update:
         new = {name: statement.excluded[name] for name in update}
@@ -219,36 +292,20 @@ def put(connection: sa.Connection, table: sa.Table, row: dict[str, Any], *, upda
         connection.execute(statement.on_conflict_do_nothing(index_elements=keys), row)
 
 
-def _with_driver(url: sa.URL) -> sa.URL:
-    if url.drivername in ("postgresql", "postgres"):
-        url = url.set(drivername="postgresql+psycopg")
-    if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise ValueError(f"{url.get_backend_name()} is not supported; use sqlite:///FILE or postgresql://HOST/NAME")
-    if url.get_backend_name() == "postgresql" and importlib.util.find_spec("psycopg") is None:
-        raise ImportError('PostgreSQL needs a driver: pip install "knowledge-purification[postgres]"')
-    return url
+def about(connection: sa.Connection, name: str) -> str | None:
+    """What the hub has noted of itself."""
+    return connection.execute(sa.select(ABOUT.c.value).where(ABOUT.c.name == name)).scalar()
 
 
 def _set_up(connection: sa.Connection) -> str:
+    """Create what is missing and tell the version; a database of another version is left as it is."""
     if connection.dialect.name == "postgresql":
         # Two processes may start at the same moment.
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x6B7068)))
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SETUP_LOCK)))
+    version = about(connection, "version") if sa.inspect(connection).has_table(ABOUT.name) else None
+    if version not in (None, str(HUB_VERSION)):
+        return str(version)
     METADATA.create_all(connection)
     put(connection, ABOUT, {"name": "version", "value": str(HUB_VERSION)})
-    return str(connection.execute(sa.select(ABOUT.c.value).where(ABOUT.c.name == "version")).scalar_one())
-
-
-def _tune_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    # FULL: an acknowledged commit survives a power cut.
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    # A transaction that reads first and writes later cannot wait for another writer: SQLite fails it at once.
-    reads = connection.get_execution_options().get("kp_reads", False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    put(connection, ABOUT, {"name": "id", "value": secrets.token_hex(16)})
+    return str(HUB_VERSION)

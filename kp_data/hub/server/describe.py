@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from kp_data.hub.server.card_data import MAX_CARD_BYTES, read_card
 from kp_data.hub.server.commits import Commit, read_commit
-from kp_data.hub.server.contents import find_content
+from kp_data.hub.server.contents import Content, find_content
 from kp_data.hub.server.database import OBJECTS
 from kp_data.hub.server.hub import Hub
 from kp_data.hub.server.repositories import Repo
 from kp_data.hub.server.trees import Entry, File, Folder, Trees
 
 CARD = "README.md"
+_LARGE_CARD_BYTES: Final = 32 * 1024
 
 
 def iso(at: float) -> str:
@@ -61,11 +64,9 @@ def card_of(connection: sa.Connection, hub: Hub, repo: Repo, commit: str) -> dic
     entry = Trees(connection, repo.id).find(read_commit(connection, repo, commit).tree, CARD)
     if not isinstance(entry, File) or entry.size > MAX_CARD_BYTES:
         return {}
-    data = b"".join(find_content(connection, hub, entry.sha256).blocks())
-    try:
-        return read_card(data.decode(errors="replace"))
-    except ValueError:
-        return {}
+    content = find_content(connection, hub, entry.sha256)
+    found: dict[str, Any] = json.loads((_few_cards if entry.size > _LARGE_CARD_BYTES else _cards)(content))
+    return found
 
 
 def describe_entry(path: str, entry: Entry, xet: str | None, last: Commit | None) -> dict[str, Any]:
@@ -103,6 +104,18 @@ def xet_hashes(connection: sa.Connection, entries: list[Entry]) -> dict[str, str
         query = sa.select(OBJECTS.c.sha256, OBJECTS.c.xet).where(OBJECTS.c.sha256.in_(digests[at : at + 500]))
         found.update((sha256, xet) for sha256, xet in connection.execute(query) if xet)
     return found
+
+
+def _read(content: Content) -> str:
+    """A card's metadata as JSON, which takes less room than what it is read to."""
+    try:
+        return json.dumps(read_card(b"".join(content.blocks()).decode(errors="replace")))
+    except ValueError:
+        return "{}"
+
+
+# Every listing shows cards, and a long one takes a second to read. By content, so they never grow old.
+_cards, _few_cards = lru_cache(maxsize=512)(_read), lru_cache(maxsize=32)(_read)
 
 
 def _blob(file: File) -> dict[str, Any]:

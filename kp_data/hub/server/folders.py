@@ -17,8 +17,9 @@ from kp_data.hub.server.hub import Hub
 from kp_data.hub.server.large_files import is_large
 from kp_data.hub.server.names import RepoName, check_path, check_repo
 from kp_data.hub.server.refusals import Refusal
-from kp_data.hub.server.repositories import MAIN, Repo, create_repo, find_repo, resolve
+from kp_data.hub.server.repositories import MAIN, Repo, branch_ref, create_repo, find_repo, resolve
 from kp_data.hub.server.trees import Trees
+from kp_data.hub.server.webhooks import note_change
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,8 @@ def _commit(
     draft.large = {path: (stored[path].sha256, stored[path].size) for path in large}
     draft.deleted = {path: False for path in _paths(connection, repo) if path not in stored}
     made = make_commit(connection, hub, caller, repo, MAIN, draft)
+    if made.oid != made.before:
+        note_change(connection, repo, "update", moved={branch_ref(MAIN).full: (made.before, made.oid)})
     return made.oid, [*(location for location in leftovers if location), *made.leftovers]
 
 

@@ -1,7 +1,7 @@
 """Garbage collection: commits that no branch or tag reaches, and the bytes that only they held.
 
 Nothing that a branch or tag reaches is ever touched, nor what was sent or spoken of within the grace period: somebody
-may be about to commit it. Rows go first, each only if it is still unused at that moment; bytes go when no row names
+may be about to commit it. Rows go first, in transactions beside which nobody else writes; bytes go when no row names
 them. A crash in between leaves bytes that the next collection finds.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
+from functools import partial
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -28,6 +29,7 @@ from kp_data.hub.server.database import (
     XORBS,
 )
 from kp_data.hub.server.hub import Hub
+from kp_data.hub.server.refusals import Refusal
 from kp_data.hub.server.repositories import Repo, list_refs, repo_by_id
 from kp_data.hub.server.trees import File, Folder, Trees
 from kp_data.hub.server.xet_format import to_hex, unpack_terms
@@ -68,12 +70,15 @@ class _Live:
     files: set[str]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Freed:
     commits: int = 0
     trees: int = 0
     files: int = 0
     xorbs: int = 0
+
+    def __add__(self, other: _Freed) -> _Freed:
+        return _Freed(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
 
 def collect_garbage(hub: Hub, *, dry_run: bool = False, grace_s: float = GRACE_S) -> Collected:
@@ -84,18 +89,8 @@ def collect_garbage(hub: Hub, *, dry_run: bool = False, grace_s: float = GRACE_S
         dry_run: only say what would be freed.
         grace_s: leave alone what was sent or spoken of so recently.
     """
-    before, freed, locations = time.time() - grace_s, _Freed(), list[str]()
-
-    def work(connection: sa.Connection) -> None:
-        for repo in connection.execute(sa.select(REPOS.c.id)).scalars().all():
-            _free_in_repo(connection, repo_by_id(connection, repo), before, freed)
-        locations.extend(_free_objects(connection, before, freed))
-        locations.extend(_free_xorbs(connection, before, freed))
-        if dry_run:
-            raise _Undone
-
-    with suppress(_Undone):
-        hub.database.write(work)
+    before = time.time() - grace_s
+    freed, locations = _plan(hub, before) if dry_run else _free(hub, before)
     gone = set(locations)
     strays = [location for location in _strays(hub, before) if location not in gone]
     size = sum(_size(hub, location) for location in [*locations, *strays])
@@ -107,20 +102,51 @@ def collect_garbage(hub: Hub, *, dry_run: bool = False, grace_s: float = GRACE_S
     return Collected(freed.commits, freed.trees, freed.files, freed.xorbs, size, len(strays), uploads)
 
 
+def _free(hub: Hub, before: float) -> tuple[_Freed, list[str]]:
+    """Delete rows, repository by repository, so that nobody waits for long; what they say of where bytes lie."""
+    freed = _Freed()
+    for repo in hub.database.read(_all_repos):
+        freed += hub.database.write(partial(_free_in_repo, repo_id=repo, before=before), alone=True)
+    more, locations = hub.database.write(lambda connection: _free_bytes(connection, before), alone=True)
+    return freed + more, locations
+
+
+def _plan(hub: Hub, before: float) -> tuple[_Freed, list[str]]:
+    """The same, all of it undone."""
+    found: list[tuple[_Freed, list[str]]] = []
+
+    def work(connection: sa.Connection) -> None:
+        freed = _Freed()
+        for repo in _all_repos(connection):
+            freed += _free_in_repo(connection, repo, before)
+        more, locations = _free_bytes(connection, before)
+        found.append((freed + more, locations))
+        raise _Undone
+
+    with suppress(_Undone):
+        hub.database.write(work, alone=True)
+    return found[-1]
+
+
 class _Undone(Exception):
     """Ends the transaction of a dry run."""
 
 
-def _free_in_repo(connection: sa.Connection, repo: Repo, before: float, freed: _Freed) -> None:
-    # Locked first: a commit under way ends before the references are read, or begins after.
-    connection.execute(sa.select(REPOS.c.id).where(REPOS.c.id == repo.id).with_for_update())
+def _all_repos(connection: sa.Connection) -> list[str]:
+    return list(connection.execute(sa.select(REPOS.c.id).order_by(REPOS.c.id)).scalars())
+
+
+def _free_in_repo(connection: sa.Connection, repo_id: str, before: float) -> _Freed:
+    """What a repository has no use for; nobody else writes meanwhile."""
+    try:
+        repo = repo_by_id(connection, repo_id)
+    except Refusal:
+        return _Freed()
     live = _live(connection, repo)
-    freed.commits += _delete(
+    commits = _delete(
         connection, COMMITS, COMMITS.c.oid, _others(connection, COMMITS, COMMITS.c.oid, repo, live.commits), repo
     )
-    freed.trees += _delete(
-        connection, TREES, TREES.c.oid, _others(connection, TREES, TREES.c.oid, repo, live.trees), repo
-    )
+    trees = _delete(connection, TREES, TREES.c.oid, _others(connection, TREES, TREES.c.oid, repo, live.trees), repo)
     stale = _others(connection, REPO_OBJECTS, REPO_OBJECTS.c.sha256, repo, live.files)
     _delete(connection, REPO_OBJECTS, REPO_OBJECTS.c.sha256, stale, repo, REPO_OBJECTS.c.used_at < before)
     spoken_of = _xorbs_of(connection, repo)
@@ -130,6 +156,14 @@ def _free_in_repo(connection: sa.Connection, repo: Repo, before: float, freed: _
         connection.execute(sa.delete(DEDUP).where(DEDUP.c.repo == repo.id, DEDUP.c.xorb.not_in(held)))
         # Clients must not go on believing that these are stored: see `database.REPOS`.
         connection.execute(sa.update(REPOS).where(REPOS.c.id == repo.id).values(epoch=REPOS.c.epoch + 1))
+    return _Freed(commits, trees)
+
+
+def _free_bytes(connection: sa.Connection, before: float) -> tuple[_Freed, list[str]]:
+    """What no repository has any use for, and where it lies."""
+    files, locations = _free_objects(connection, before)
+    xorbs = _free_xorbs(connection, before)
+    return _Freed(files=files, xorbs=len(xorbs)), [*locations, *xorbs]
 
 
 def _live(connection: sa.Connection, repo: Repo) -> _Live:
@@ -161,17 +195,17 @@ def _xorbs_of(connection: sa.Connection, repo: Repo) -> set[str]:
     return {to_hex(term.xorb) for (terms,) in connection.execute(query) for term in unpack_terms(terms)}
 
 
-def _free_objects(connection: sa.Connection, before: float, freed: _Freed) -> Iterator[str]:
+def _free_objects(connection: sa.Connection, before: float) -> tuple[int, list[str]]:
+    """How many files, and where those lie that were stored whole."""
     spoken_of = sa.exists().where(REPO_OBJECTS.c.sha256 == OBJECTS.c.sha256)
     unused = (OBJECTS.c.seen_at < before, sa.not_(spoken_of))
     gone = connection.execute(sa.delete(OBJECTS).where(*unused).returning(OBJECTS.c.location)).scalars().all()
-    freed.files += len(gone)
     has_object = sa.exists().where(OBJECTS.c.xet == XET_FILES.c.hash)
     connection.execute(sa.delete(XET_FILES).where(sa.not_(has_object)))
-    return (location for location in gone if location)
+    return len(gone), [location for location in gone if location]
 
 
-def _free_xorbs(connection: sa.Connection, before: float, freed: _Freed) -> list[str]:
+def _free_xorbs(connection: sa.Connection, before: float) -> list[str]:
     spoken_of = sa.exists().where(REPO_XORBS.c.hash == XORBS.c.hash)
     unused = (XORBS.c.seen_at < before, sa.not_(spoken_of))
     # A file may consist of xorbs that another repository sent.
@@ -189,7 +223,6 @@ def _free_xorbs(connection: sa.Connection, before: float, freed: _Freed) -> list
     for some in _blocks(stale):
         statement = sa.delete(XORBS).where(*unused, XORBS.c.hash.in_(some)).returning(XORBS.c.location)
         gone += connection.execute(statement).scalars()
-    freed.xorbs += len(gone)
     return gone
 
 

@@ -53,6 +53,18 @@ def check_repo(repo_type: str, namespace: str, name: str) -> RepoName:
     return RepoName(repo_type, check_namespace(namespace), check_part(name))
 
 
+def parse_repo(full_name: str, repo_type: str) -> RepoName:
+    """A repository by `namespace/name`.
+
+    Raises:
+        Refusal: 400.
+    """
+    namespace, slash, name = full_name.partition("/")
+    if not slash:
+        raise bad_request(f"{full_name[:100]!r} is not namespace/name")
+    return check_repo(repo_type, namespace, name)
+
+
 def check_part(part: str) -> str:
     """One half of `namespace/name`.
 

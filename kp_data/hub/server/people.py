@@ -21,8 +21,8 @@ def issue_token(hub: Hub, user: str, *, write: bool = False, days: float | None 
     Raises:
         HubError: the name cannot be one.
     """
-    if days is not None and days <= 0:
-        raise HubError("a token lasts more than zero days")
+    if days is not None and not 0 < days < 1e5:
+        raise HubError(f"{days:g} is no number of days that a token can last")
     expires_at = None if days is None else time.time() + days * 24 * 3600
     role: Role = "write" if write else "read"
     return hub.database.write(lambda connection: create_token(connection, user, role=role, expires_at=expires_at))

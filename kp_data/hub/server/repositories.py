@@ -11,12 +11,17 @@ from typing import Final, Literal
 import sqlalchemy as sa
 
 from kp_data.hub.server.auth import Caller, RepoAccess, Right, require
-from kp_data.hub.server.database import COMMITS, REFS, REPOS
+from kp_data.hub.server.database import COMMITS, REFS, REPOS, USERS
 from kp_data.hub.server.names import RepoName, check_ref, check_repo, is_commit, is_short_commit
 from kp_data.hub.server.refusals import Refusal, bad_request, forbidden, repo_not_found, revision_not_found
 
 MAIN: Final = "main"
 RefKind = Literal["branch", "tag"]
+_ORDERS: Final = {
+    **{"lastModified": "modified_at", "last_modified": "modified_at", "trendingScore": "modified_at"},
+    **{"createdAt": "created_at", "created_at": "created_at", "downloads": "downloads", "likes": "modified_at"},
+}
+"""What clients sort by; nobody counts likes here."""
 _PREFIX: Final[dict[RefKind, str]] = {"branch": "refs/heads/", "tag": "refs/tags/"}
 
 
@@ -53,6 +58,11 @@ class Ref:
         return _PREFIX[self.kind] + self.name
 
 
+def branch_ref(name: str, commit: str = "") -> Ref:
+    """A branch, by its name or by what git calls it."""
+    return Ref("branch", name.removeprefix(_PREFIX["branch"]), commit)
+
+
 def find_repo(connection: sa.Connection, caller: Caller, name: RepoName, right: Right) -> Repo:
     """A repository that the caller may use in that way.
 
@@ -87,6 +97,7 @@ def create_repo(connection: sa.Connection, caller: Caller, name: RepoName, *, pr
         Refusal: 401, 403; 409 if there is one.
     """
     _require_namespace(caller, name.namespace)
+    _lock_namespace(connection, name.namespace)
     match = (REPOS.c.type == name.type, REPOS.c.namespace == name.namespace)
     taken = sa.func.lower(REPOS.c.name) == name.name.lower()
     found = connection.execute(sa.select(REPOS.c.name).where(*match, taken)).scalar()
@@ -112,6 +123,7 @@ def move_repo(connection: sa.Connection, caller: Caller, repo: Repo, to: RepoNam
     """
     check_repo(to.type, to.namespace, to.name)
     _require_namespace(caller, to.namespace)
+    _lock_namespace(connection, to.namespace)
     match = (REPOS.c.type == to.type, REPOS.c.namespace == to.namespace, REPOS.c.id != repo.id)
     if connection.execute(sa.select(REPOS.c.id).where(*match, sa.func.lower(REPOS.c.name) == to.name.lower())).first():
         raise Refusal(409, f"there is a {to.type} {to} already")
@@ -135,11 +147,23 @@ def change_settings(
 
 
 def list_repos(
-    connection: sa.Connection, caller: Caller, repo_type: str, *, author: str | None, search: str | None
+    connection: sa.Connection,
+    caller: Caller,
+    repo_type: str,
+    *,
+    author: str | None,
+    search: str | None,
+    order: str = "lastModified",
 ) -> Iterator[Repo]:
-    """The repositories that the caller may see, last changed first."""
+    """The repositories that the caller may see, last changed, last made or most downloaded first.
+
+    Raises:
+        Refusal: 400; no such order.
+    """
+    if order not in _ORDERS:
+        raise bad_request(f"{order[:50]!r} is no order; use one of {', '.join(_ORDERS)}")
     mine = [namespace for namespace in (caller.user, *(org for org, _ in caller.orgs)) if namespace]
-    query = sa.select(REPOS).where(REPOS.c.type == repo_type).order_by(REPOS.c.modified_at.desc(), REPOS.c.id)
+    query = sa.select(REPOS).where(REPOS.c.type == repo_type).order_by(REPOS.c[_ORDERS[order]].desc(), REPOS.c.id)
     query = query.where(sa.or_(sa.not_(REPOS.c.private), REPOS.c.namespace.in_(mine)))
     if author:
         query = query.where(REPOS.c.namespace == author)
@@ -184,13 +208,14 @@ def create_ref(connection: sa.Connection, repo: Repo, ref: Ref) -> None:
         Refusal: 400; 409 if there is one.
     """
     check_ref(ref.name)
+    lock_repo(connection, repo)
     if any((found.kind, found.name) == (ref.kind, ref.name) for found in list_refs(connection, repo)):
         raise Refusal(409, f"{ref.kind.capitalize()} {ref.name} exists already")
     row = {"repo": repo.id, "kind": ref.kind, "name": ref.name, "commit": ref.commit, "message": ref.message}
     connection.execute(sa.insert(REFS), row)
 
 
-def delete_ref(connection: sa.Connection, repo: Repo, kind: RefKind, name: str) -> None:
+def delete_ref(connection: sa.Connection, repo: Repo, kind: RefKind, name: str) -> Ref:
     """Remove a branch or tag; its commits stay reachable by id until garbage is collected.
 
     Raises:
@@ -199,8 +224,25 @@ def delete_ref(connection: sa.Connection, repo: Repo, kind: RefKind, name: str) 
     if (kind, name) == ("branch", MAIN):
         raise forbidden("the main branch cannot be deleted")
     match = (REFS.c.repo == repo.id, REFS.c.kind == kind, REFS.c.name == name)
-    if not connection.execute(sa.delete(REFS).where(*match)).rowcount:
+    commit = connection.execute(sa.delete(REFS).where(*match).returning(REFS.c.commit)).scalar()
+    if commit is None:
         raise revision_not_found(name)
+    return Ref(kind, name, commit)
+
+
+def lock_repo(connection: sa.Connection, repo: Repo) -> None:
+    """Nobody else moves or makes a reference of the repository before this transaction ends.
+
+    Raises:
+        Refusal: 404; it has just been deleted.
+    """
+    if connection.execute(sa.select(REPOS.c.id).where(REPOS.c.id == repo.id).with_for_update()).first() is None:
+        raise repo_not_found(anonymous=False)
+
+
+def _lock_namespace(connection: sa.Connection, namespace: str) -> None:
+    """Nobody else makes a repository there before this transaction ends: names must differ in more than case."""
+    connection.execute(sa.select(USERS.c.name).where(USERS.c.name == namespace).with_for_update())
 
 
 def _require_namespace(caller: Caller, namespace: str) -> None:

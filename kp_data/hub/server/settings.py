@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from kp_data.errors import ConfigError
 
 MIB: Final = 2**20
 GIB: Final = 2**30
+
+WebhookReach = Literal["public", "any", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +61,33 @@ class HubSettings:
         public_url: where clients find the hub, if that is not where it listens (a proxy, TLS); no slash at its end.
         merge_cards: accept a commit onto a stale parent when README.md is all that both sides changed and its
             metadata can be merged. Differs from huggingface.co, where such a commit fails.
+        direct_downloads: send readers of large files to the object store, by addresses that it has signed, where it can
+            sign (S3 can); it must be reachable for them. Else all bytes pass through the hub.
+        webhooks: which addresses the hub sends messages to: those of the public internet, any (also of its own network:
+            for hubs whose users are trusted with that), or none at all.
         limits: see `Limits`.
+        explorer: show datasets as pages, and answer as the dataset viewer does.
     """
 
     root: Path
     host: str = "127.0.0.1"
     port: int = 8000
     database: str | None = field(default=None, repr=False)
-    objects: str | None = None
+    objects: str | None = field(default=None, repr=False)
     public_url: str | None = None
     merge_cards: bool = False
+    direct_downloads: bool = False
+    webhooks: WebhookReach = "public"
     limits: Limits = field(default_factory=Limits)
+    explorer: bool = True
 
     def __post_init__(self) -> None:
         if self.public_url is not None and not re.fullmatch(
             r"https?://[^\s/?#@]+(/[^\s?#]*[^\s?#/])?", self.public_url
         ):
             raise ConfigError(f"{self.public_url!r} is no URL such as https://hub.example.org (no slash at its end)")
+        quota = self.limits.quota_bytes
+        if quota is not None and quota < 0:
+            raise ConfigError("a quota is a number of bytes, not below zero")
         if not 0 <= self.port < 65_536:
             raise ConfigError(f"{self.port} is no port")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,8 @@ from kp_data.hub.server.database import TREES, put
 from kp_data.hub.server.refusals import bad_request
 
 _CACHED_CHARS: Final = 65_536
+_REMEMBERED: Final = 16
+"""Trees that one request goes back to, above all for the paths of one folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +69,17 @@ class Trees:
 
     def __init__(self, connection: sa.Connection, repo: str) -> None:
         self._connection, self._repo = connection, repo
+        self._last: OrderedDict[str, Mapping[str, Entry]] = OrderedDict()
 
     def read(self, oid: str) -> Mapping[str, Entry]:
         """The entries of a tree by name, in order of name."""
+        if (found := self._last.get(oid)) is None:
+            found = self._last[oid] = self._read(oid)
+            if len(self._last) > _REMEMBERED:
+                self._last.popitem(last=False)
+        return found
+
+    def _read(self, oid: str) -> Mapping[str, Entry]:
         query = sa.select(TREES.c.entries).where(TREES.c.repo == self._repo, TREES.c.oid == oid)
         return _parse(self._connection.execute(query).scalar_one())
 

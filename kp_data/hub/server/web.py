@@ -41,6 +41,7 @@ SAFE_HEADERS: Final = {
 _HANG_UP: Final = {"Connection": "close"}
 _LINGER_BYTES: Final = 2**20
 _LINGER_S: Final = 1.0
+_SENT_ON_S: Final = 600.0
 _TYPE_OF_PREFIX: Final = {"models": "model", "datasets": "dataset", "spaces": "space"}
 
 
@@ -56,7 +57,33 @@ class _Types(Convertor[str]):
         return value
 
 
+class _Switch(Convertor[str]):
+    """`{action:switch}` in a route."""
+
+    regex = "enable|disable"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+class _Offset(Convertor[str]):
+    """`{first:offset}` in a route: digits, and few enough of them to be a number of bytes."""
+
+    regex = "[0-9]{1,18}"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
 register_url_convertor("types", _Types())
+register_url_convertor("offset", _Offset())
+register_url_convertor("switch", _Switch())
 
 
 def hub_of(request: Request) -> Hub:
@@ -80,10 +107,10 @@ def unquoted(request: Request, name: str) -> str:
     """A parameter of the path, decoded.
 
     Raises:
-        Refusal: 400; not UTF-8.
+        Refusal: 400; not UTF-8, or with NUL, which PostgreSQL knows in no text.
     """
     try:
-        return unquote(request.path_params[name], errors="strict")
+        return check_text(unquote(request.path_params[name], errors="strict"))
     except UnicodeDecodeError as error:
         raise bad_request("the address is not UTF-8") from error
 
@@ -123,6 +150,21 @@ def query_of(request: Request) -> dict[str, str]:
 def is_true(text: str | None) -> bool:
     """Whether a query's flag is set; older clients write True."""
     return (text or "").lower() in ("true", "1")
+
+
+def refuse_pull_request(request: Request) -> None:
+    """Say so before anything is sent.
+
+    Raises:
+        Refusal: 400; a pull request was asked for.
+    """
+    if is_true(query_of(request).get("create_pr")):
+        raise bad_request("this hub has no pull requests; commit to a branch instead")
+
+
+def number_of(text: str | None, default: int, *, most: int) -> int:
+    """A number in a query; what is none counts as the default."""
+    return min(int(text), most) if text and text.isascii() and text.isdigit() and len(text) < 12 else default
 
 
 async def body_blocks(request: Request, limit: int) -> AsyncIterator[bytes]:
@@ -238,6 +280,28 @@ def send(request: Request, blocks: Blocks, size: int, headers: dict[str, str]) -
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
     return StreamingResponse(blocks(start, end - start), status, headers)
+
+
+async def elsewhere(
+    request: Request, location: str | None, headers: dict[str, str], *, name: str, span: tuple[int, int] | None = None
+) -> Response | None:
+    """Send a reader on to where the object lies, if the operator wants it so and the object store can sign.
+
+    Args:
+        request: a download, already allowed.
+        location: of the object; None: it is not stored whole.
+        headers: what goes with the answer beside the address.
+        name: that a browser saves it under.
+        span: first and last byte, for an address that opens no more than these.
+    """
+    hub = hub_of(request)
+    if not hub.settings.direct_downloads or location is None or request.method != "GET":
+        return None
+    lasts_s = min(hub.settings.limits.link_s, _SENT_ON_S)
+    address = await run_in_threadpool(hub.objects.address, location, lasts_s=lasts_s, name=name, span=span)
+    if address is None:
+        return None
+    return Response(status_code=302, headers=headers | {"Location": address, "Cache-Control": "no-store"})
 
 
 def read_span(header: str | None, size: int) -> tuple[int, int] | None:

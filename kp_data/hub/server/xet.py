@@ -8,8 +8,9 @@ claim of another.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +46,11 @@ from kp_data.hub.server.xet_format import (
 
 DEDUP_LASTS_S: Final = 7 * 24 * 3600.0
 _MAX_DEDUP_XORBS: Final = 64
+_MAX_DEDUP_CHUNKS: Final = 64 * 1024
+_FILES_A_TRANSACTION: Final = 500
+_MIN_CHUNK_BYTES: Final = 1024
+_FREE_CHUNKS: Final = 2**16
+"""A file may have so many chunks of any size; the protocol cuts none below 8 KiB but the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,16 @@ class _Xorb:
     location: str
     size: int
     chunks: Sequence[Chunk]
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A file of a shard that is what the shard says, and the hash of its first chunk."""
+
+    file: ShardFile
+    sha256: str
+    size: int
+    begin: str | None
 
 
 def take_xorb(hub: Hub, repo: Repo, digest: str, file: Path) -> bool:
@@ -63,7 +79,7 @@ def take_xorb(hub: Hub, repo: Repo, digest: str, file: Path) -> bool:
         digest: what its sender says it is.
         file: in the spool; gone afterwards.
 
-    Returns: whether it was new to the hub.
+    Returns: whether it was new to the repository. Whether others hold it, too, is nobody's business.
 
     Raises:
         Refusal: 400; damaged, or something else. 413; no room.
@@ -80,12 +96,16 @@ def take_xorb(hub: Hub, repo: Repo, digest: str, file: Path) -> bool:
         raise bad_request(f"not a xorb: {error}") from error
     if not chunks or to_hex(merkle_root([(chunk.hash, chunk.size) for chunk in chunks])) != digest:
         raise bad_request("the xorb's chunks have another hash than its address says")
-    hub.database.read(lambda connection: require_room(connection, hub, repo.id, None, size))
+    # Before it is stored, to spare the work; and again when it counts.
+    hub.database.read(lambda connection: _require_room(connection, hub, repo, digest, size))
     location = hub.objects.put(digest, file)
-    is_new = hub.database.write(lambda connection: _keep_xorb(connection, repo, digest, _Xorb(location, size, chunks)))
-    if not is_new:
-        hub.objects.delete(location)
-    return is_new
+    xorb, is_needed = _Xorb(location, size, chunks), False
+    try:
+        is_new, is_needed = hub.database.write(lambda connection: _keep_xorb(connection, hub, repo, digest, xorb))
+        return is_new
+    finally:
+        if not is_needed:
+            hub.objects.delete(location)
 
 
 def take_shard(hub: Hub, repo: Repo, data: bytes) -> None:
@@ -94,12 +114,18 @@ def take_shard(hub: Hub, repo: Repo, data: bytes) -> None:
     Raises:
         Refusal: 400; damaged, it speaks of xorbs that this repository does not hold, or a hash is wrong. 413.
     """
+    checked: dict[bytes, _Checked] = {}
+    left = hub.settings.limits.object_bytes
     try:
-        files = read_shard(data)
+        for file in read_shard(data):
+            if file.hash not in checked:
+                checked[file.hash] = _check_file(hub, repo, file, left)
+                left -= checked[file.hash].size
+            if len(checked) == _FILES_A_TRANSACTION:
+                _keep_files(hub, repo, checked)
     except BadFormat as error:
         raise bad_request(f"not a shard: {error}") from error
-    for file in files:
-        _take_file(hub, repo, file)
+    _keep_files(hub, repo, checked)
 
 
 def layout(connection: sa.Connection, repo: Repo, digest: str, *, start: int, end: int | None) -> dict[str, Any]:
@@ -123,13 +149,10 @@ def layout(connection: sa.Connection, repo: Repo, digest: str, *, start: int, en
     xorbs = _xorbs(connection, {term.xorb for term in terms})
     terms, skipped = _cut_chunks(terms, xorbs, skipped, end - start)
     fetch: dict[str, list[dict[str, Any]]] = {}
-    for term in sorted(set(terms), key=lambda term: (term.xorb, term.start, term.end)):
-        chunks = xorbs[term.xorb].chunks
-        first = chunks[term.start - 1].end if term.start else 0
-        packed = (first, chunks[term.end - 1].end - 1)
-        ranges = fetch.setdefault(to_hex(term.xorb), [])
-        if not ranges or (ranges[-1]["range"]["start"], ranges[-1]["range"]["end"]) != (term.start, term.end):
-            ranges.append({"range": {"start": term.start, "end": term.end}, "packed": packed})
+    for xorb, first, after in _disjoint(terms):
+        chunks = xorbs[xorb].chunks
+        packed = (chunks[first - 1].end if first else 0, chunks[after - 1].end - 1)
+        fetch.setdefault(to_hex(xorb), []).append({"range": {"start": first, "end": after}, "packed": packed})
     rows = [
         {"hash": to_hex(t.xorb), "unpacked_length": t.size, "range": {"start": t.start, "end": t.end}} for t in terms
     ]
@@ -155,12 +178,26 @@ def known_chunks(
     holds = sa.exists().where(DEDUP.c.repo == repo.id, DEDUP.c.chunk == chunk, DEDUP.c.xorb == REPO_XORBS.c.hash)
     latest = sa.select(REPO_XORBS.c.hash).where(REPO_XORBS.c.repo == repo.id)
     latest = latest.order_by(sa.case((holds, 0), else_=1), REPO_XORBS.c.used_at.desc()).limit(_MAX_DEDUP_XORBS)
-    fresh = [digest for digest in connection.execute(latest).scalars() if digest not in told]
-    if not fresh:
+    xorbs: list[tuple[bytes, int, Sequence[Chunk]]] = []
+    room = _MAX_DEDUP_CHUNKS
+    for digest in [digest for digest in connection.execute(latest).scalars() if digest not in told]:
+        row = connection.execute(sa.select(XORBS.c.size, XORBS.c.chunks).where(XORBS.c.hash == digest)).one()
+        chunks = unpack_chunks(row.chunks)
+        if (room := room - len(chunks)) < 0:
+            break
+        xorbs.append((from_hex(digest), row.size, chunks))
+    if not xorbs:
         return None
-    rows = connection.execute(sa.select(XORBS.c.hash, XORBS.c.size, XORBS.c.chunks).where(XORBS.c.hash.in_(fresh)))
-    xorbs = [(from_hex(row.hash), row.size, unpack_chunks(row.chunks)) for row in rows]
-    return build_shard(xorbs, lasts_s=DEDUP_LASTS_S), fresh
+    return build_shard(xorbs, lasts_s=DEDUP_LASTS_S), [to_hex(digest) for digest, _, _ in xorbs]
+
+
+def use_xorbs(connection: sa.Connection, repo: Repo, digests: Iterable[str]) -> bool:
+    """Note that xorbs of a repository are in use from now on; whether all of them are still there."""
+    now, there = time.time(), True
+    for digest in digests:
+        used = sa.update(REPO_XORBS).where(REPO_XORBS.c.repo == repo.id, REPO_XORBS.c.hash == digest)
+        there &= connection.execute(used.values(used_at=now)).rowcount == 1
+    return there
 
 
 def find_xorb(connection: sa.Connection, digest: str) -> str:
@@ -175,7 +212,9 @@ def find_xorb(connection: sa.Connection, digest: str) -> str:
     return str(found)
 
 
-def _keep_xorb(connection: sa.Connection, repo: Repo, digest: str, xorb: _Xorb) -> bool:
+def _keep_xorb(connection: sa.Connection, hub: Hub, repo: Repo, digest: str, xorb: _Xorb) -> tuple[bool, bool]:
+    """Whether it is new to the repository, and whether this copy is the one that stays."""
+    is_new = _require_room(connection, hub, repo, digest, xorb.size)
     now = time.time()
     row = {"hash": digest, "size": xorb.size, "chunks": pack_chunks(xorb.chunks), "location": xorb.location}
     put(connection, XORBS, row | {"seen_at": now}, update=("seen_at",))
@@ -185,33 +224,63 @@ def _keep_xorb(connection: sa.Connection, repo: Repo, digest: str, xorb: _Xorb) 
     for chunk in xorb.chunks:
         if is_dedup_key(chunk.hash):
             put(connection, DEDUP, {"repo": repo.id, "chunk": to_hex(chunk.hash), "xorb": digest})
-    return bool(kept == xorb.location)
+    return is_new, bool(kept == xorb.location)
 
 
-def _take_file(hub: Hub, repo: Repo, file: ShardFile) -> None:
-    digests = {term.xorb for term in file.terms}
-    xorbs = hub.database.write(lambda connection: _held_xorbs(connection, repo, digests))
-    _check_file(file, xorbs)
+def _require_room(connection: sa.Connection, hub: Hub, repo: Repo, digest: str, size: int) -> bool:
+    """Let a xorb in if there is room for it; whether it is new to the repository."""
+    mine = (REPO_XORBS.c.repo == repo.id, REPO_XORBS.c.hash == digest)
+    if connection.execute(sa.select(REPO_XORBS.c.hash).where(*mine)).first() is not None:
+        return False
+    require_room(connection, hub, repo.id, None, size)
+    return True
+
+
+def _check_file(hub: Hub, repo: Repo, file: ShardFile, room: int) -> _Checked:
+    """A file of a shard, compared with what the xorbs really hold; at most `room` bytes long."""
     size = sum(term.size for term in file.terms)
-    if size > hub.settings.limits.object_bytes:
-        raise Refusal(413, f"a file may have {hub.settings.limits.object_bytes} bytes")
-    known = hub.database.read(lambda connection: _sha256_of(connection, to_hex(file.hash)))
+    if size > room:
+        raise Refusal(413, f"a shard may describe {hub.settings.limits.object_bytes} bytes")
+    digests = {term.xorb for term in file.terms}
+
+    def look(connection: sa.Connection) -> tuple[Mapping[bytes, _Xorb], str | None]:
+        _require_held(connection, repo, digests)
+        return _xorbs(connection, digests), _sha256_of(connection, to_hex(file.hash))
+
+    xorbs, known = hub.database.read(look)
+    if file_hash(_leaves(file, xorbs)) != file.hash:
+        raise bad_request("a file of the shard has another hash than the shard says")
     sha256 = known or _sha256(hub, file.terms, size)
     if file.sha256 not in (None, sha256):
         raise bad_request("a file of the shard has another SHA-256 than the shard says")
-    hub.database.write(lambda connection: _keep_file(connection, hub, repo, file, sha256, size, xorbs))
+    begin = to_hex(xorbs[file.terms[0].xorb].chunks[file.terms[0].start].hash) if file.terms else None
+    return _Checked(file, sha256, size, begin)
 
 
-def _held_xorbs(connection: sa.Connection, repo: Repo, digests: set[bytes]) -> Mapping[bytes, _Xorb]:
-    """The xorbs that a shard speaks of, all of which its repository must hold; they are in use from now on."""
+def _leaves(file: ShardFile, xorbs: Mapping[bytes, _Xorb]) -> Iterator[tuple[bytes, int]]:
+    """The file's chunks; every term lies in its xorb, is as large as it says, and its sender knows its chunks."""
+    if len(file.range_hashes) != len(file.terms):
+        raise bad_request("a file of the shard does not prove that its sender knows its chunks")
+    num_chunks = size = 0
+    for term, proof in zip(file.terms, file.range_hashes, strict=True):
+        chunks = xorbs[term.xorb].chunks
+        part = chunks[term.start : term.end]
+        if not 0 <= term.start < term.end <= len(chunks) or sum(chunk.size for chunk in part) != term.size:
+            raise bad_request("a term of the shard does not fit its xorb")
+        if range_hash(chunk.hash for chunk in part) != proof:
+            raise bad_request("a term of the shard has another hash than the shard says")
+        num_chunks, size = num_chunks + len(part), size + term.size
+        # Chunks of a byte each, named over and over, would be work for days.
+        if num_chunks > _FREE_CHUNKS + size // _MIN_CHUNK_BYTES:
+            raise bad_request("the file's chunks are smaller than the protocol cuts them")
+        yield from ((chunk.hash, chunk.size) for chunk in part)
+
+
+def _require_held(connection: sa.Connection, repo: Repo, digests: set[bytes]) -> None:
     mine = sa.select(REPO_XORBS.c.hash).where(REPO_XORBS.c.repo == repo.id)
-    held = {digest for digest in digests if connection.execute(mine.where(REPO_XORBS.c.hash == to_hex(digest))).first()}
-    if held != digests:
-        raise bad_request("a file of the shard lies in a xorb that has not been uploaded to this repository")
     for digest in digests:
-        used = sa.update(REPO_XORBS).where(REPO_XORBS.c.repo == repo.id, REPO_XORBS.c.hash == to_hex(digest))
-        connection.execute(used.values(used_at=time.time()))
-    return _xorbs(connection, digests)
+        if connection.execute(mine.where(REPO_XORBS.c.hash == to_hex(digest))).first() is None:
+            raise bad_request("a file of the shard lies in a xorb that has not been uploaded to this repository")
 
 
 def _xorbs(connection: sa.Connection, digests: set[bytes]) -> dict[bytes, _Xorb]:
@@ -222,21 +291,20 @@ def _xorbs(connection: sa.Connection, digests: set[bytes]) -> dict[bytes, _Xorb]
     return found
 
 
-def _check_file(file: ShardFile, xorbs: Mapping[bytes, _Xorb]) -> None:
-    """Every term lies in its xorb, is as large as it says, and its sender knows its chunks; the whole has its hash."""
-    if len(file.range_hashes) not in (0, len(file.terms)) or (file.terms and not file.range_hashes):
-        raise bad_request("a file of the shard does not prove that its sender knows its chunks")
-    leaves: list[tuple[bytes, int]] = []
-    for term, proof in zip(file.terms, file.range_hashes, strict=True):
-        chunks = xorbs[term.xorb].chunks
-        part = chunks[term.start : term.end]
-        if not 0 <= term.start < term.end <= len(chunks) or sum(chunk.size for chunk in part) != term.size:
-            raise bad_request("a term of the shard does not fit its xorb")
-        if range_hash(chunk.hash for chunk in part) != proof:
-            raise bad_request("a term of the shard has another hash than the shard says")
-        leaves += ((chunk.hash, chunk.size) for chunk in part)
-    if file_hash(leaves) != file.hash:
-        raise bad_request("a file of the shard has another hash than the shard says")
+def _keep_files(hub: Hub, repo: Repo, checked: dict[bytes, _Checked]) -> None:
+    """Let the repository speak of checked files, and forget that they wait for it."""
+
+    def work(connection: sa.Connection) -> None:
+        digests = {term.xorb for found in checked.values() for term in found.file.terms}
+        # Again: a garbage collection may have come between. From now on they are in use.
+        _require_held(connection, repo, digests)
+        use_xorbs(connection, repo, map(to_hex, digests))
+        for found in checked.values():
+            _keep_file(connection, hub, repo, found)
+
+    if checked:
+        hub.database.write(work)
+    checked.clear()
 
 
 def _sha256(hub: Hub, terms: Sequence[Term], size: int) -> str:
@@ -251,15 +319,8 @@ def _sha256_of(connection: sa.Connection, digest: str) -> str | None:
     return connection.execute(sa.select(OBJECTS.c.sha256).where(OBJECTS.c.xet == digest)).scalar()
 
 
-def _keep_file(
-    connection: sa.Connection,
-    hub: Hub,
-    repo: Repo,
-    file: ShardFile,
-    sha256: str,
-    size: int,
-    xorbs: Mapping[bytes, _Xorb],
-) -> None:
+def _keep_file(connection: sa.Connection, hub: Hub, repo: Repo, found: _Checked) -> None:
+    file, sha256, size = found.file, found.sha256, found.size
     require_room(connection, hub, repo.id, sha256, size)
     digest = to_hex(file.hash)
     put(connection, XET_FILES, {"hash": digest, "size": size, "terms": pack_terms(file.terms)})
@@ -268,10 +329,21 @@ def _keep_file(
     unset = sa.and_(OBJECTS.c.sha256 == sha256, OBJECTS.c.xet.is_(None))
     connection.execute(sa.update(OBJECTS).where(unset).values(xet=digest))
     refer(connection, repo.id, sha256, size)
-    if file.terms:
-        first = file.terms[0]
-        chunk = xorbs[first.xorb].chunks[first.start]
-        put(connection, DEDUP, {"repo": repo.id, "chunk": to_hex(chunk.hash), "xorb": to_hex(first.xorb)})
+    if found.begin is not None:
+        put(connection, DEDUP, {"repo": repo.id, "chunk": found.begin, "xorb": to_hex(file.terms[0].xorb)})
+
+
+def _disjoint(terms: Sequence[Term]) -> Iterator[tuple[bytes, int, int]]:
+    """(xorb, first chunk, chunk after the last) of what is to be fetched; ranges that overlap become one."""
+    spans = sorted({(term.xorb, term.start, term.end) for term in terms})
+    for xorb, group in itertools.groupby(spans, key=lambda span: span[0]):
+        merged: list[tuple[int, int]] = []
+        for _, start, end in group:
+            if merged and start < merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+            else:
+                merged.append((start, end))
+        yield from ((xorb, start, end) for start, end in merged)
 
 
 def _cut(terms: list[Term], start: int, end: int) -> tuple[list[Term], int]:

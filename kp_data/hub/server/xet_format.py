@@ -16,7 +16,7 @@ import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, overload
 
 from blake3 import blake3
 
@@ -119,28 +119,56 @@ def range_hash(hashes: Iterable[bytes]) -> bytes:
     return blake3(b"".join(hashes), key=_RANGE_KEY).digest()
 
 
-def merkle_root(leaves: Sequence[tuple[bytes, int]]) -> bytes:
-    """Hash over chunk hashes and sizes: the hash of a xorb.
+class MerkleTree:
+    """Hash over chunk hashes and sizes, given one by one: a few nodes are held, however long the file.
 
     Nodes have two to nine children; a child after the second whose hash 4 divides is the last of its node.
-
-    Args:
-        leaves: (hash, size in bytes) a chunk; empty gives zeros.
     """
-    level = list(leaves)
-    while len(level) > 1:
-        above, at = [], 0
-        while at < len(level):
-            after = at + _node_width(level[at : at + 2 * _BRANCHING + 1])
-            above.append(_node(level[at:after]))
-            at = after
-        level = above
-    return level[0][0] if level else bytes(HASH_BYTES)
+
+    def __init__(self) -> None:
+        self._open: list[list[tuple[bytes, int]]] = []
+        self._counts: list[int] = []
+
+    def add(self, child: tuple[bytes, int], level: int = 0) -> None:
+        """The next child, as (hash, size in bytes)."""
+        if level == len(self._open):
+            self._open.append([])
+            self._counts.append(0)
+        node = self._open[level]
+        node.append(child)
+        self._counts[level] += 1
+        ends = len(node) > 2 and int.from_bytes(child[0][24:], "little") % _BRANCHING == 0
+        if ends or len(node) == 2 * _BRANCHING + 1:
+            self._close(level)
+
+    def root(self) -> bytes:
+        """The hash over all; nothing gives zeros. Nothing can be added afterwards."""
+        level = 0
+        while level < len(self._open):
+            if self._counts[level] == 1:
+                return self._open[level][0][0]
+            if self._open[level]:
+                self._close(level)
+            level += 1
+        return bytes(HASH_BYTES)
+
+    def _close(self, level: int) -> None:
+        children, self._open[level] = self._open[level], []
+        self.add(_node(children), level + 1)
 
 
-def file_hash(leaves: Sequence[tuple[bytes, int]]) -> bytes:
-    """Hash of a file in Xet's sense, from its chunks."""
-    return blake3(merkle_root(leaves), key=_ZERO_KEY).digest() if leaves else bytes(HASH_BYTES)
+def merkle_root(leaves: Iterable[tuple[bytes, int]]) -> bytes:
+    """Hash over chunk hashes and sizes: the hash of a xorb. Empty gives zeros."""
+    tree = MerkleTree()
+    for leaf in leaves:
+        tree.add(leaf)
+    return tree.root()
+
+
+def file_hash(leaves: Iterable[tuple[bytes, int]]) -> bytes:
+    """Hash of a file in Xet's sense, from its chunks; that of an empty one is zeros."""
+    root = merkle_root(leaves)
+    return blake3(root, key=_ZERO_KEY).digest() if root != bytes(HASH_BYTES) else root
 
 
 def is_dedup_key(digest: bytes) -> bool:
@@ -206,9 +234,35 @@ def pack_chunks(chunks: Sequence[Chunk]) -> bytes:
     return b"".join(_CHUNK.pack(chunk.hash, chunk.end, chunk.size) for chunk in chunks)
 
 
-def unpack_chunks(data: bytes) -> list[Chunk]:
+class ChunkTable(Sequence[Chunk]):
+    """Chunks as they are kept, unpacked one by one: a long file has millions of them."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data) // _CHUNK.size
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return (Chunk(*fields) for fields in _CHUNK.iter_unpack(self._data))
+
+    @overload
+    def __getitem__(self, at: int) -> Chunk: ...
+    @overload
+    def __getitem__(self, at: slice) -> ChunkTable: ...
+    def __getitem__(self, at: int | slice) -> Chunk | ChunkTable:
+        if isinstance(at, slice):
+            start, stop, step = at.indices(len(self))
+            assert step == 1
+            return ChunkTable(self._data[start * _CHUNK.size : stop * _CHUNK.size])
+        if not -len(self) <= at < len(self):
+            raise IndexError(at)
+        return Chunk(*_CHUNK.unpack_from(self._data, at % len(self) * _CHUNK.size))
+
+
+def unpack_chunks(data: bytes) -> ChunkTable:
     """The inverse of `pack_chunks`."""
-    return [Chunk(*fields) for fields in _CHUNK.iter_unpack(data)]
+    return ChunkTable(data)
 
 
 def pack_terms(terms: Sequence[Term]) -> bytes:
@@ -218,31 +272,34 @@ def pack_terms(terms: Sequence[Term]) -> bytes:
 
 def unpack_terms(data: bytes) -> list[Term]:
     """The inverse of `pack_terms`."""
-    return [Term(xorb, start, end, size) for xorb, _, size, start, end in _RECORD.iter_unpack(data)]
+    # Most terms of a file share a xorb: one copy of its hash serves all.
+    same: dict[bytes, bytes] = {}
+    rows = _RECORD.iter_unpack(data)
+    return [Term(same.setdefault(xorb, xorb), start, end, size) for xorb, _, size, start, end in rows]
 
 
-def read_shard(data: bytes) -> list[ShardFile]:
+def read_shard(data: bytes) -> Iterator[ShardFile]:
     """The files of a shard; what it says of xorbs is not needed, for the hub has read those itself.
 
     Raises:
-        BadFormat: damaged.
+        BadFormat: damaged; only found out when it is come to.
     """
     tag, version = data[: len(_SHARD_TAG)], data[HASH_BYTES : HASH_BYTES + 8]
     if tag != _SHARD_TAG or int.from_bytes(version, "little") != _SHARD_VERSION:
         raise BadFormat("not a shard of version 2")
-    files, at = [], 48
+    at = 48
     while (head := _record(data, at))[0] != _BOOKEND:
         digest, flags, num, _, _ = head
         with_ranges, with_sha256 = bool(flags & _WITH_RANGE_HASHES), bool(flags & _WITH_SHA256)
-        after = at + _RECORD.size * (1 + num * (1 + with_ranges) + with_sha256)
+        terms_at = at + _RECORD.size
+        ranges_at = terms_at + _RECORD.size * num
+        after = ranges_at + _RECORD.size * (num * with_ranges + with_sha256)
         if after > len(data):
             raise BadFormat("a shard ends within a file")
-        records = list(_RECORD.iter_unpack(data[at + _RECORD.size : after]))
-        ranges = tuple(record[0] for record in records[num : 2 * num]) if with_ranges else ()
-        sha256 = to_hex(records[-1][0]) if with_sha256 else None
-        files.append(ShardFile(digest, tuple(unpack_terms(data[at + 48 : at + 48 * (1 + num)])), ranges, sha256))
+        ranges = tuple(data[row : row + HASH_BYTES] for row in range(ranges_at, ranges_at + 48 * num * with_ranges, 48))
+        sha256 = to_hex(data[after - 48 : after - 48 + HASH_BYTES]) if with_sha256 else None
+        yield ShardFile(digest, tuple(unpack_terms(data[terms_at:ranges_at])), ranges, sha256)
         at = after
-    return files
 
 
 def build_shard(xorbs: Sequence[tuple[bytes, int, Sequence[Chunk]]], *, lasts_s: float) -> bytes:
@@ -295,13 +352,6 @@ def _ungroup(grouped: bytes) -> bytes:
         plain[lane::4] = grouped[at : at + width]
         at += width
     return bytes(plain)
-
-
-def _node_width(level: Sequence[tuple[bytes, int]]) -> int:
-    for index in range(2, len(level)):
-        if int.from_bytes(level[index][0][24:], "little") % _BRANCHING == 0:
-            return index + 1
-    return len(level)
 
 
 def _node(children: Sequence[tuple[bytes, int]]) -> tuple[bytes, int]:

@@ -311,3 +311,20 @@ def test_downloads_are_counted_as_clients_report_them(tmp_path: Path, monkeypatc
             repo.read("x.txt", **{"X-HF-Download-Counter": "1"})
         repo.read("x.txt")
         assert repo.client.get(repo.api).json()["downloads"] == 3
+
+
+def test_listings_are_sorted_and_filtered_as_asked(served: Served) -> None:
+    first, second, third = (served.make("bo") for _ in range(3))
+    for repo, tags in ((first, ["a", "b"]), (second, ["a"]), (third, ["b"])):
+        repo.write({"README.md": f"---\ntags: {tags}\n---\n".encode()})
+    second.write({"later.txt": b"1"})
+
+    def names(query: str) -> list[str]:
+        found = served.client().get(f"/api/datasets?author=bo&{query}").raise_for_status().json()
+        return [item["id"] for item in found if item["id"] in (first.name, second.name, third.name)]
+
+    assert names("") == [second.name, third.name, first.name]
+    assert names("sort=createdAt") == [third.name, second.name, first.name]
+    assert names("filter=a") == [second.name, first.name]
+    assert names("filter=a&filter=b") == [first.name]
+    assert served.client().get("/api/datasets?sort=size").status_code == 400

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from served_hub import Repo, Served, large
 from starlette.routing import Route
 
-from kp_data.hub.server.routes import files, lfs, repos, xet
+from kp_data.hub.server.routes import files, large_objects, lfs, repos, webhooks, xet
 
 ADDRESSES = [
     (method, route.path)
-    for route in (*repos.ROUTES, *files.ROUTES, *lfs.ROUTES, *xet.ROUTES)
+    for route in (*repos.ROUTES, *files.ROUTES, *large_objects.ROUTES, *lfs.ROUTES, *webhooks.ROUTES, *xet.ROUTES)
     for method in sorted((route.methods or set()) - {"HEAD"})
     if isinstance(route, Route)
 ]

@@ -311,3 +311,63 @@ def test_a_port_that_is_taken_is_said_so(served: Served, tmp_path: Path) -> None
 def test_a_name_that_hides_a_slash_is_no_name(served: Served) -> None:
     found = served.client().get(f"/api/datasets/{quote('ada/x', safe='')}/y")
     assert found.status_code == 400
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("x: !!bool maybe", "x: !!timestamp soon", "x: 0x" + "f" * 5_000, "x: " + ":".join(["59"] * 9_000)),
+        *('x: "\\ud800"', "x: " + "9" * 5_000, "x: 2001-13-45", "? [1, 2]\n: 3", "x: .nan", "x: !!set {a}"),
+    ],
+)
+def test_no_value_in_a_card_makes_listings_fail(served: Served, line: str) -> None:
+    repo = served.make()
+    repo.write({"README.md": f"---\n{line}\n---\n# Text\n".encode()})
+    assert repo.client.get(repo.api).raise_for_status().json()["sha"] == repo.head
+    assert repo.client.get("/api/datasets", params={"author": "ada", "limit": 3}).status_code == 200
+    found = repo.client.post("/api/validate-yaml", json={"content": f"---\n{line}\n---\n"})
+    assert found.status_code in (200, 400)
+
+
+def test_a_card_that_would_take_minutes_to_read_is_not_read() -> None:
+    many = "---\n" + "".join(f"k{number}: [a, b]\n" for number in range(60_000)) + "---\n"
+    with pytest.raises(ValueError, match="longer than"):
+        read_card(many)
+
+
+def test_numbers_in_addresses_are_no_longer_than_numbers_are(served: Served) -> None:
+    for address in (f"/xorbs/{'0' * 64}/0-{'9' * 5_000}", f"/objects/x/{'0' * 64}/{'9' * 5_000}"):
+        assert served.client().get(address).status_code == 404
+        assert served.client().put(address).status_code in (404, 405)
+
+
+def test_what_only_some_may_see_is_kept_by_no_cache(served: Served) -> None:
+    repo = served.make(private=True)
+    repo.commit(large("x.bin", repo.send(b"private"), 7), inline("y", b"1")).raise_for_status()
+    assert repo.read("x.bin").headers["cache-control"] == "private, no-cache"
+    storage = Storage.of(repo)
+    digest, _ = storage.send([b"chunk"])
+    ((fetch,),) = storage.layout(digest).json()["fetch_info"].values()
+    span = {"Range": f"bytes={fetch['url_range']['start']}-{fetch['url_range']['end']}"}
+    assert httpx.get(fetch["url"], headers=span).headers["cache-control"] == "private"
+    (item,) = repo.batch(repo.send(b"private"), 7, "download")
+    assert httpx.get(item["actions"]["download"]["href"]).headers["cache-control"] == "private"
+    told = repo.client.get(f"{repo.api}/tree/main"), storage.layout(digest), Storage.of(repo).known(b"chunk")
+    batch = repo.client.post(
+        f"/datasets/{repo.name}.git/info/lfs/objects/batch", json={"operation": "upload", "objects": []}
+    )
+    assert {found.headers["cache-control"] for found in (*told, batch)} == {"no-store"}
+    assert "access-control-allow-origin" not in repo.read("y").headers
+
+
+def test_readers_learn_nothing_of_chunks(served: Served) -> None:
+    repo = served.make()
+    Storage.of(repo).send([b"only in an old version"])
+    reader = replace(repo, client=served.client("bo"))
+    assert Storage.of(reader, "read").known(b"only in an old version").status_code == 403
+
+
+def test_only_names_of_users_are_let_into_a_gated_repository(served: Served) -> None:
+    repo = served.make()
+    for user in ("x" * 400, "a/b", "\0"):
+        assert repo.client.post(f"{repo.api}/user-access-request/grant", json={"user": user}).status_code == 400

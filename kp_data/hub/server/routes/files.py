@@ -26,25 +26,28 @@ from kp_data.hub.server.hub import Hub
 from kp_data.hub.server.large_files import is_large
 from kp_data.hub.server.names import check_path
 from kp_data.hub.server.refusals import Refusal, bad_request, entry_not_found, header_safe
-from kp_data.hub.server.repositories import Repo, resolve
+from kp_data.hub.server.repositories import Repo, branch_ref, resolve
 from kp_data.hub.server.trees import Entry, File, Folder, Trees
 from kp_data.hub.server.web import (
     answer,
     body_blocks,
     body_bytes,
     body_json,
+    elsewhere,
     endpoint_of,
     hub_of,
     is_true,
     page_link,
     query_of,
     reading,
+    refuse_pull_request,
     repo_name,
     repo_of,
     send,
     unquoted,
     writing,
 )
+from kp_data.hub.server.webhooks import note_change
 
 _SAMPLE_CHARS = 4_096
 _EXPANDED_A_PAGE = 50
@@ -93,6 +96,7 @@ async def paths_info(request: Request) -> Response:
 
 async def preupload(request: Request) -> Response:
     """How each file is to be sent, and what stands in its place now."""
+    refuse_pull_request(request)
     body = await body_json(request)
     files = body.get("files")
     if not isinstance(files, list) or len(files) > 1_000:
@@ -111,8 +115,7 @@ async def preupload(request: Request) -> Response:
 
 async def commit(request: Request) -> Response:
     """A commit: one line of JSON a file. All bytes are stored before the branch moves."""
-    if is_true(query_of(request).get("create_pr")):
-        raise bad_request("this hub has no pull requests; commit to a branch instead")
+    refuse_pull_request(request)
     hub = hub_of(request)
     # Before anything is stored for somebody who may not write.
     await reading(request, lambda connection: repo_of(connection, request, "write"))
@@ -154,6 +157,9 @@ async def read_file(request: Request) -> Response:
         return Response(status_code=304, headers=headers)
     if request.headers.get("x-hf-download-counter") == "1" and request.method == "GET":
         await _count(request, repo)
+    at_home = content.location if entry.large else None
+    if (there := await elsewhere(request, at_home, headers, name=_file_name(path))) is not None:
+        return there
     return await run_in_threadpool(send, request, content.blocks, content.size, headers)
 
 
@@ -163,7 +169,11 @@ async def _made(request: Request, draft: Draft, stored: list[Stored]) -> Made:
 
     def work(connection: sa.Connection) -> Made:
         caller, repo = repo_of(connection, request, "write")
-        return make_commit(connection, hub, caller, repo, branch, draft)
+        made = make_commit(connection, hub, caller, repo, branch, draft)
+        if made.oid != made.before:
+            name = branch_ref(branch)
+            note_change(connection, repo, "update", moved={name.full: (made.before, made.oid)})
+        return made
 
     def newer(connection: sa.Connection) -> tuple[str, str | None]:
         _, repo = repo_of(connection, request, "write")
@@ -191,12 +201,11 @@ async def _made(request: Request, draft: Draft, stored: list[Stored]) -> Made:
 def _file_headers(
     request: Request, repo: Repo, commit: str, path: str, entry: File, content: Content
 ) -> dict[str, str]:
-    name = header_safe(path.rpartition("/")[2]).replace('"', "'").replace("\\", "_")
     found = {
         "X-Repo-Commit": commit,
         "ETag": f'"{entry.etag}"',
         "Content-Type": "application/octet-stream" if entry.large else "text/plain; charset=utf-8",
-        "Content-Disposition": f'inline; filename="{name}"',
+        "Content-Disposition": f'inline; filename="{_file_name(path)}"',
         "Cache-Control": "private, no-cache" if repo.private or repo.gated else "no-cache",
     }
     if entry.large:
@@ -205,6 +214,10 @@ def _file_headers(
         token = f"{endpoint_of(request)}/api/{repo.name.type}s/{repo.name}/xet-read-token/{commit}"
         found |= {"X-Xet-Hash": content.xet, "Link": f'<{token}>; rel="xet-auth"'}
     return found
+
+
+def _file_name(path: str) -> str:
+    return header_safe(path.rpartition("/")[2]).replace('"', "'").replace("\\", "_")
 
 
 def _describe(

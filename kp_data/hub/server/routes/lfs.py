@@ -27,6 +27,7 @@ from kp_data.hub.server.web import (
     answer,
     body_json,
     body_to_file,
+    elsewhere,
     endpoint_of,
     hub_of,
     query_of,
@@ -60,6 +61,7 @@ async def batch(request: Request) -> Response:
     several = any("chunk_size" in item.get("actions", {}).get("upload", {}).get("header", {}) for item in found)
     return JSONResponse(
         {"transfer": "multipart" if several else "basic", "objects": found, "hash_algo": "sha256"},
+        headers={"Cache-Control": "no-store"},
         media_type="application/vnd.git-lfs+json",
     )
 
@@ -80,8 +82,11 @@ async def put_part(request: Request) -> Response:
     repo, oid, _ = await _signed(request, "part", part=part)
     hub = hub_of(request)
     with hub.spool.file() as path:
-        await body_to_file(request, path, hub.settings.limits.part_bytes)
-        await run_in_threadpool(path.replace, hub.spool.folder(f"{repo.id}/{oid}") / part)
+        size = await body_to_file(request, path, hub.settings.limits.part_bytes)
+        waiting = await run_in_threadpool(hub.spool.waiting, repo.id)
+        # Parts that are never put together would have no limit.
+        await reading(request, lambda connection: require_room(connection, hub, repo.id, None, waiting + size))
+        await run_in_threadpool(path.replace, hub.spool.folder(repo.id, oid) / part)
     return Response(headers={"ETag": f'"{oid}-{part}"'})
 
 
@@ -122,8 +127,14 @@ async def get_object(request: Request) -> Response:
         return find_content(connection, hub, oid)
 
     content = await reading(request, work)
+    if there := await elsewhere(request, content.location, {}, name=oid):
+        return there
     return await run_in_threadpool(
-        send, request, content.blocks, content.size, {"Content-Type": "application/octet-stream", "ETag": f'"{oid}"'}
+        send,
+        request,
+        content.blocks,
+        content.size,
+        {"Content-Type": "application/octet-stream", "ETag": f'"{oid}"', "Cache-Control": "private"},
     )
 
 
@@ -188,14 +199,20 @@ async def _signed(request: Request, purpose: str, part: str = "") -> tuple[Repo,
 def _keep(hub: Hub, repo: Repo, oid: str, size: int, path: Path) -> None:
     if path.stat().st_size != size:
         raise bad_request(f"{path.stat().st_size} bytes came, {size} were announced")
-    stored = take_in(hub, path, sha256=oid)
-    leftover = hub.database.write(lambda connection: register(connection, hub, repo.id, stored))
-    if leftover:
-        hub.objects.delete(leftover)
+    stored, leftover = take_in(hub, path, sha256=oid), None
+    try:
+        leftover = hub.database.write(lambda connection: register(connection, hub, repo.id, stored))
+    except BaseException:
+        # Else whoever has no room left could fill the disk with what is refused.
+        leftover = stored.location
+        raise
+    finally:
+        if leftover:
+            hub.objects.delete(leftover)
 
 
 def _join(hub: Hub, repo: Repo, oid: str, size: int, num: int) -> None:
-    folder = hub.spool.folder(f"{repo.id}/{oid}")
+    folder = hub.spool.folder(repo.id, oid)
     with hub.spool.file() as path:
         try:
             with path.open("wb") as whole:
@@ -221,5 +238,5 @@ ROUTES = [
     Route("/objects/{repo}/{oid}", put_object, methods=["PUT"]),
     Route("/objects/{repo}/{oid}", complete, methods=["POST"]),
     Route("/objects/{repo}/{oid}", get_object, methods=["GET"]),
-    Route("/objects/{repo}/{oid}/{part:int}", put_part, methods=["PUT"]),
+    Route("/objects/{repo}/{oid}/{part:offset}", put_part, methods=["PUT"]),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from typing import Any
+from urllib.parse import parse_qsl
 
 import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
@@ -14,16 +15,17 @@ from starlette.routing import Route
 from kp_data.hub.server.auth import decide_access, identify, list_requests, request_access
 from kp_data.hub.server.card_data import read_card
 from kp_data.hub.server.commits import compare, first_commit, history, squash
-from kp_data.hub.server.contents import take_in
+from kp_data.hub.server.contents import require_quota, take_in
 from kp_data.hub.server.describe import describe_commit, describe_files, describe_repo, iso
 from kp_data.hub.server.hub import Hub
 from kp_data.hub.server.large_files import GIT_ATTRIBUTES
-from kp_data.hub.server.names import RepoName, check_repo, is_commit
+from kp_data.hub.server.names import RepoName, check_namespace, check_repo, is_commit, parse_repo
 from kp_data.hub.server.refusals import Refusal, bad_request
 from kp_data.hub.server.repositories import (
     MAIN,
     Ref,
     Repo,
+    branch_ref,
     change_settings,
     create_ref,
     create_repo,
@@ -42,6 +44,7 @@ from kp_data.hub.server.web import (
     endpoint_of,
     hub_of,
     is_true,
+    number_of,
     page_link,
     query_of,
     reading,
@@ -50,6 +53,7 @@ from kp_data.hub.server.web import (
     unquoted,
     writing,
 )
+from kp_data.hub.server.webhooks import note_change
 
 _COMMITS_A_PAGE = 100
 
@@ -81,6 +85,7 @@ async def create(request: Request) -> Response:
     def work(connection: sa.Connection) -> str | None:
         repo = create_repo(connection, caller, name, private=visibility == "private")
         made = first_commit(connection, caller, repo, {".gitattributes": attributes}, hub)
+        note_change(connection, repo, "create", "repo")
         return next(iter(made.leftovers), None)
 
     try:
@@ -102,7 +107,9 @@ async def delete(request: Request) -> Response:
     def work(connection: sa.Connection) -> None:
         caller = caller_of(connection, request)
         name = _named(body, text_of(body, "organization", caller.user or ""))
-        delete_repo(connection, find_repo(connection, caller, name, "write"))
+        repo = find_repo(connection, caller, name, "write")
+        note_change(connection, repo, "delete", "repo")
+        delete_repo(connection, repo)
 
     await writing(request, work)
     return answer({})
@@ -112,11 +119,18 @@ async def move(request: Request) -> Response:
     """Give a repository another name."""
     body = await body_json(request)
     repo_type = text_of(body, "type", "model")
-    source, target = (_full_name(text_of(body, side), repo_type) for side in ("fromRepo", "toRepo"))
+    source, target = (parse_repo(text_of(body, side), repo_type) for side in ("fromRepo", "toRepo"))
 
     def work(connection: sa.Connection) -> None:
         caller = caller_of(connection, request)
-        move_repo(connection, caller, find_repo(connection, caller, source, "write"), target)
+        repo = find_repo(connection, caller, source, "write")
+        to = {"movedTo": {"name": str(target), "owner": {"id": target.namespace}}}
+        note_change(connection, repo, "move", "repo", more=to)
+        move_repo(connection, caller, repo, target)
+        quota = hub_of(request).settings.limits.quota_bytes
+        if quota is not None and source.namespace != target.namespace:
+            # It counts there already.
+            require_quota(connection, quota, target.namespace, 0)
 
     await writing(request, work)
     return answer({})
@@ -132,8 +146,9 @@ async def settings(request: Request) -> Response:
     gate = None if gated is None else ("" if gated is False else str(gated))
 
     def work(connection: sa.Connection) -> None:
-        _, repo = repo_of(connection, request, "write")
+        caller, repo = repo_of(connection, request, "write")
         change_settings(connection, repo, private=private, gated=gate)
+        note_change(connection, find_repo(connection, caller, repo.name, "look"), "update", "repo.config")
 
     await writing(request, work)
     return answer({})
@@ -155,16 +170,20 @@ async def info(request: Request) -> Response:
 
 async def list_all(request: Request) -> Response:
     """The repositories that the caller may see."""
-    query, hub = query_of(request), hub_of(request)
-    limit, skip = _number(query.get("limit"), 100, most=1_000), _number(query.get("cursor"), 0, most=10**9)
+    query, hub, pairs = query_of(request), hub_of(request), parse_qsl(request.url.query)
+    limit, skip = number_of(query.get("limit"), 100, most=1_000), number_of(query.get("cursor"), 0, most=10**9)
     repo_type = request.path_params["types"].removesuffix("s")
 
     def work(connection: sa.Connection) -> list[dict[str, Any]]:
         caller = caller_of(connection, request)
         author, search = query.get("author"), query.get("search")
-        repos = list_repos(connection, caller, repo_type, author=author, search=search)
-        page = list(islice(repos, skip, skip + limit + 1))
-        return [describe_repo(connection, hub, repo, _main(connection, repo)) for repo in page]
+        order, tags = query.get("sort", "lastModified"), [tag for name, tag in pairs if name == "filter" and tag]
+        repos = list_repos(connection, caller, repo_type, author=author, search=search, order=order)
+        # Only a filter by tags needs a description of what comes before the page.
+        skipped, ahead = (0, skip) if tags else (skip, 0)
+        told = (describe_repo(connection, hub, repo, _main(connection, repo)) for repo in islice(repos, skipped, None))
+        wanted = (found for found in told if set(tags) <= set(found["tags"]))
+        return list(islice(wanted, ahead, ahead + limit + 1))
 
     found = await reading(request, work)
     link = page_link(request, str(skip + limit)) if len(found) > limit and "limit" not in query else {}
@@ -204,7 +223,9 @@ async def create_branch(request: Request) -> Response:
 async def _create_ref(request: Request, kind: Any, name: str, revision: str, message: str) -> Response:
     def work(connection: sa.Connection) -> None:
         _, repo = repo_of(connection, request, "write")
-        create_ref(connection, repo, Ref(kind, name, resolve(connection, repo, revision), message[:10_000]))
+        ref = Ref(kind, name, resolve(connection, repo, revision), message[:10_000])
+        create_ref(connection, repo, ref)
+        note_change(connection, repo, "update", moved={ref.full: (None, ref.commit)})
 
     await writing(request, work)
     return answer({})
@@ -223,7 +244,8 @@ async def delete_branch(request: Request) -> Response:
 async def _delete_ref(request: Request, kind: Any) -> Response:
     def work(connection: sa.Connection) -> None:
         _, repo = repo_of(connection, request, "write")
-        delete_ref(connection, repo, kind, unquoted(request, "revision"))
+        gone = delete_ref(connection, repo, kind, unquoted(request, "revision"))
+        note_change(connection, repo, "update", moved={gone.full: (gone.commit, None)})
 
     await writing(request, work)
     return answer({})
@@ -263,7 +285,10 @@ async def super_squash(request: Request) -> Response:
 
     def work(connection: sa.Connection) -> str:
         caller, repo = repo_of(connection, request, "write")
-        return squash(connection, caller, repo, unquoted(request, "revision"), message)
+        ref = branch_ref(unquoted(request, "revision"))
+        made = squash(connection, caller, repo, ref.name, message)
+        note_change(connection, repo, "update", moved={ref.full: (made.before, made.oid)})
+        return made.oid
 
     return answer({"commitOid": await writing(request, work)})
 
@@ -305,7 +330,7 @@ async def access_requests(request: Request) -> Response:
 async def handle_access(request: Request) -> Response:
     """Accept, reject or grant."""
     body = await body_json(request)
-    user = text_of(body, "user")
+    user = check_namespace(text_of(body, "user"))
     is_grant = request.url.path.endswith("/grant")
     status = "accepted" if is_grant else text_of(body, "status")
 
@@ -321,7 +346,7 @@ async def validate_yaml(request: Request) -> Response:
     """Whether a README's metadata can be read."""
     body = await body_json(request)
     try:
-        read_card(text_of(body, "content"))
+        await run_in_threadpool(read_card, text_of(body, "content"))
     except ValueError as error:
         return answer({"errors": [{"message": str(error)[:2_000]}], "warnings": []}, status=400)
     return answer({"errors": [], "warnings": []})
@@ -336,21 +361,10 @@ def _attributes(hub: Hub) -> Any:
 def _named(body: dict[str, Any], namespace: str) -> RepoName:
     name, repo_type = text_of(body, "name"), text_of(body, "type", "model")
     if "/" in name:
-        return _full_name(name, repo_type)
+        return parse_repo(name, repo_type)
     if not namespace:
         raise Refusal(401, "a token is needed to write")
     return check_repo(repo_type, namespace, name)
-
-
-def _full_name(text: str, repo_type: str) -> RepoName:
-    namespace, slash, name = text.partition("/")
-    if not slash:
-        raise bad_request(f"{text[:100]!r} is not namespace/name")
-    return check_repo(repo_type, namespace, name)
-
-
-def _number(text: str | None, default: int, *, most: int) -> int:
-    return min(int(text), most) if text and text.isascii() and text.isdigit() and len(text) < 12 else default
 
 
 def _main(connection: sa.Connection, repo: Repo) -> str | None:

@@ -27,18 +27,22 @@ from kp_data.hub.server.web import (
     answer,
     body_bytes,
     body_to_file,
+    elsewhere,
     endpoint_of,
     hub_of,
     query_of,
     read_span,
     reading,
+    refuse_pull_request,
     repo_of,
     unquoted,
+    writing,
 )
-from kp_data.hub.server.xet import find_xorb, known_chunks, layout, take_shard, take_xorb
+from kp_data.hub.server.xet import find_xorb, known_chunks, layout, take_shard, take_xorb, use_xorbs
 
 _PURPOSE: Final = "xet"
 _REMEMBERED_TOKENS: Final = 1_000
+_REMEMBERED_XORBS: Final = 200_000
 
 
 async def read_token(request: Request) -> Response:
@@ -52,6 +56,8 @@ async def write_token(request: Request) -> Response:
 
 
 async def _token(request: Request, scope: str) -> Response:
+    refuse_pull_request(request)
+
     def work(connection: sa.Connection) -> Repo:
         _, repo = repo_of(connection, request, "write" if scope == "write" else "read")
         if scope == "read":
@@ -113,7 +119,13 @@ async def get_xorb(request: Request) -> Response:
     start, end = read_span(request.headers.get("range"), int(last) + 1) or (int(first), int(last) + 1)
     if start < int(first):
         raise forbidden("this address was signed for another range")
+    if request.headers.get("range") == f"bytes={start}-{end - 1}":
+        # The range is signed along, so the address must be asked for exactly this one.
+        there = await elsewhere(request, location, {}, name=digest, span=(start, end - 1))
+        if there is not None:
+            return there
     headers = {"Content-Range": f"bytes {start}-{end - 1}/*", "Content-Length": str(end - start)}
+    headers["Cache-Control"] = "private"
     file = await run_in_threadpool(hub.objects.open, location)
     return StreamingResponse(
         read_range(file, start, end - start), 206, SAFE_HEADERS | headers, media_type="application/octet-stream"
@@ -122,20 +134,22 @@ async def get_xorb(request: Request) -> Response:
 
 async def get_chunk(request: Request) -> Response:
     """A shard of xorbs that the client has not been told of and had better know."""
-    repo, digest = await _allowed(request, "read"), check_digest(request.path_params["hash"])
+    # Only who sends needs to know; readers have no business with what no file holds any more.
+    repo, digest = await _allowed(request, "write"), check_digest(request.path_params["hash"])
     told = _told(request, request.headers["authorization"])
     found = await reading(request, lambda connection: known_chunks(connection, repo, digest, told))
-    if found is None:
+    shard, xorbs = found or (b"", [])
+    # The client will not send what it knows to be here: nobody may take it away now.
+    if not shard or not await writing(request, lambda connection: use_xorbs(connection, repo, xorbs)):
         raise Refusal(404, "this chunk is not known")
-    shard, xorbs = found
     told.update(xorbs)
-    return Response(shard, media_type="application/octet-stream")
+    return Response(shard, media_type="application/octet-stream", headers={"Cache-Control": "no-store"})
 
 
 def _told(request: Request, token: str) -> set[str]:
     """The xorbs that the holder of a token has been told of; the oldest are forgotten, which only costs time."""
     remembered: OrderedDict[str, set[str]] = request.app.state.told
-    while len(remembered) > _REMEMBERED_TOKENS:
+    while len(remembered) > _REMEMBERED_TOKENS or sum(map(len, remembered.values())) > _REMEMBERED_XORBS:
         remembered.popitem(last=False)
     return remembered.setdefault(token, set())
 
@@ -164,5 +178,5 @@ ROUTES = [
     Route(_CAS + "/v1/reconstructions/{hash}", get_layout, methods=["GET"]),
     Route(_CAS + "/v1/chunks/{prefix}/{hash}", get_chunk, methods=["GET"]),
     Route(_CAS + "/{rest:path}", not_offered, methods=["GET", "POST", "HEAD"]),
-    Route("/xorbs/{hash}/{first:int}-{last:int}", get_xorb, methods=["GET"]),
+    Route("/xorbs/{hash}/{first:offset}-{last:offset}", get_xorb, methods=["GET"]),
 ]
