@@ -6,7 +6,9 @@ features and does not survive a concurrent push, the second asks huggingface.co 
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import os
 import re
 import sys
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 DEFAULT_ENDPOINT: Final = "https://huggingface.co"
 
+_PARQUET_END: Final = 64 * 1024
+_BATCH_BYTES: Final = 64 * 1024 * 1024
 _NAME = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?/[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 )
@@ -49,6 +53,26 @@ class RemoteFile:
         if self.sha256 is not None:
             return self.sha256 == hashlib.sha256(data).hexdigest()
         return self.blob == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class WantedFile:
+    """What a file of a repository must be; None: not known.
+
+    Attributes:
+        sha256: of its bytes.
+        size: in bytes.
+        num_rows: of a Parquet file.
+    """
+
+    sha256: str | None
+    size: int | None
+    num_rows: int | None = None
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> WantedFile:
+        """As a manifest lists it."""
+        return cls(facts.get("sha256"), facts.get("bytes"), facts.get("rows"))
 
 
 @dataclass(frozen=True)
@@ -110,6 +134,11 @@ class Remote:
             remedy = "make it private there, choose another name, or leave out --private"
             raise HubError(f"this dataset is public already; {remedy}", place=self.url)
 
+    def exists(self) -> bool:
+        """Whether there is such a dataset that this token may see."""
+        with self.failures("look for the dataset"):
+            return bool(self.api.repo_exists(self.name, repo_type="dataset"))
+
     def head(self) -> str | None:
         """The commit that `main` stands at; None: an empty repository."""
         with self.failures("read the dataset"):
@@ -140,6 +169,54 @@ class Remote:
             local = self.api.hf_hub_download(self.name, path, revision=revision, repo_type="dataset")
             return Path(local).read_bytes()
 
+    def first_wrong(self, commit: str, wanted: Mapping[str, WantedFile], gone: Sequence[str]) -> str | None:
+        """The first path at a commit that is not as wanted, or is there and should be gone; None: all is well.
+
+        Large files are compared by the hash the hub lists, and Parquet files by the number of rows that their end, read
+        from the hub, tells; small files are read.
+        """
+        files = self.files(commit)
+        wrong = (path for path, want in wanted.items() if not self._is_as_wanted(commit, path, files.get(path), want))
+        return next(wrong, None) or next((path for path in gone if path in files), None)
+
+    def _is_as_wanted(self, commit: str, path: str, file: RemoteFile | None, want: WantedFile) -> bool:
+        if file is None or (want.size is not None and file.size != want.size):
+            return False
+        if file.sha256 is None:
+            return hashlib.sha256(self._get(path, commit)).hexdigest() == want.sha256
+        return file.sha256 == want.sha256 and (
+            want.num_rows is None or self._num_rows(path, commit, file.size) == want.num_rows
+        )
+
+    def _num_rows(self, path: str, commit: str, size: int) -> int | None:
+        """Rows of a Parquet file as its end says; None: that is not the end of a Parquet file."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        end = self._get(path, commit, last=_PARQUET_END)
+        # The last eight bytes are the length of the metadata before them, and the magic number.
+        needed = int.from_bytes(end[-8:-4], "little") + 8
+        if len(end) < needed <= size:
+            end = self._get(path, commit, last=needed)
+        try:
+            return int(pq.read_metadata(pa.BufferReader(end)).num_rows)
+        except pa.ArrowException:
+            return None
+
+    def _get(self, path: str, commit: str, *, last: int | None = None) -> bytes:
+        """A file's bytes, or its last ones, from the hub itself and never from a cache."""
+        from huggingface_hub import get_session, get_token, hf_hub_url, hf_raise_for_status
+
+        url = hf_hub_url(self.name, path, revision=commit, repo_type="dataset", endpoint=self.endpoint)
+        token = self.token or get_token()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if last is not None:
+            headers["Range"] = f"bytes=-{last}"
+        with self.failures(f"read {path} back"):
+            answer = get_session().get(url, headers=headers, follow_redirects=True)
+            hf_raise_for_status(answer)
+            return bytes(answer.content)
+
     def snapshot(self, revision: str) -> Path:
         """A local folder with every file at a commit, from the client's cache where it is there already."""
         with self.failures("fetch the dataset"), _quiet_bars():
@@ -154,11 +231,13 @@ class Remote:
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 
-        operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
-            *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=data) for path, data in add.items()),
-            *(CommitOperationDelete(path_in_repo=path, is_folder=False) for path in delete),
-        ]
+        added = {path: CommitOperationAdd(path_in_repo=path, path_or_fileobj=data) for path, data in add.items()}
+        deleted = [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in delete]
         with self.failures("commit", retry=(409, 412, 500, 502, 503, 504)), _quiet_bars():
+            for paths in _batches(add):
+                self.api.preupload_lfs_files(self.name, [added[path] for path in paths], repo_type="dataset")
+            operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete]
+            operations = [*added.values(), *deleted]
             info = self.api.create_commit(
                 self.name, operations, commit_message=message, parent_commit=parent, repo_type="dataset"
             )
@@ -197,14 +276,18 @@ class Remote:
         except errors.HFValidationError as error:
             raise HubError(f"not a name that a hub takes ({first_line(error)})", place=self.name) from error
         except (httpx.TransportError, errors.OfflineModeIsEnabled, ConnectionError) as error:
-            remedy = "check the address (--endpoint or HF_ENDPOINT) and the network, then run the same command again"
-            raise HubError(
-                f"cannot {action}: the hub cannot be reached ({first_line(error)}); {remedy}", place=self.endpoint
-            ) from error
+            raise self._unreachable(action, error) from error
         except (ValueError, OSError, RuntimeError) as error:
             # Among these are a card that the hub finds invalid and an upload that broke for good.
+            if isinstance(error.__cause__, httpx.TransportError):
+                raise self._unreachable(action, error.__cause__) from error
             cause = "" if error.__cause__ is None else f" ({first_line(error.__cause__)})"
-            raise HubError(f"cannot {action}: {first_line(error)}{cause}", place=self.url) from error
+            raise HubError(f"cannot {action}: {first_line(error)}{cause}{_room(error)}", place=self.url) from error
+
+    def _unreachable(self, action: str, error: BaseException) -> HubError:
+        remedy = "check the address (--endpoint or HF_ENDPOINT) and the network, then run the same command again"
+        message = f"cannot {action}: the hub cannot be reached ({first_line(error)}); {remedy}"
+        return HubError(message, place=self.endpoint)
 
     def _refusal(self, error: Any) -> str:
         from huggingface_hub import errors
@@ -226,6 +309,20 @@ class Remote:
         if status == 429:
             return "the hub asks to slow down; wait a few minutes and run the same command again"
         return f"the hub answered {status} ({said or 'without a reason'}); run the same command again later"
+
+
+def _batches(files: Mapping[str, bytes]) -> Iterator[list[str]]:
+    """The paths in groups of some size: a group that was sent whole is never sent again, whatever ends the push."""
+    batch: list[str] = []
+    size = 0
+    for path, data in files.items():
+        batch.append(path)
+        size += len(data)
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def check_name(name: str) -> str:
@@ -277,14 +374,23 @@ def _token_remedy(endpoint: str) -> str:
     return "set HF_TOKEN to a token with write access to this hub; its operator gives them out"
 
 
+def _room(error: BaseException) -> str:
+    # Xet's errors have no number, only its text.
+    texts = [os.strerror(number).casefold() for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+    full = any(text in str(error).casefold() for text in texts)
+    return "; free space, or set HF_HOME to a folder with more of it for the cache" if full else ""
+
+
 def _status(error: Any) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
 @contextmanager
 def _quiet_bars() -> Iterator[None]:
-    """No live bars where nobody is watching."""
+    """No live bars where nobody is watching, and none of the client's notes: they show signed addresses."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
     if sys.stderr.isatty() or are_progress_bars_disabled():
         yield

@@ -75,10 +75,11 @@ class SmallHub:
             await site.start()
             host, port = runner.addresses[0][:2]
             self.url = f"http://{host}:{port}"
-            started.set()
 
         def serve() -> None:
             loop.run_until_complete(start())
+            # Once it runs for good: a stop that came before would be forgotten.
+            loop.call_soon(started.set)
             loop.run_forever()
             loop.run_until_complete(runner.cleanup())
             loop.close()

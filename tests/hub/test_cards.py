@@ -12,10 +12,12 @@ from markdown_it import MarkdownIt
 
 from kp_data.errors import DataError
 from kp_data.hub import CardSettings, build_release
-from kp_data.hub.cards import BEGIN, END, split_card, template_folder
+from kp_data.hub.cards import BEGIN, END, template_folder
+from kp_data.hub.front_matter import split_card
 from kp_data.hub.markdown import _UNPRINTABLE, escape
 from kp_data.hub.release import Previous
-from kp_data.tables import read_responses, write_parquet
+from kp_data.hub.terms import terms_of
+from kp_data.tables import read_responses, write_json, write_parquet
 
 HOSTILE = (
     "<script>alert(1)</script> ```\n---\n# Head | cell\n" + END + "\n[x](javascript:alert(2)) ![i](http://evil/x.png) "
@@ -66,7 +68,10 @@ def test_every_number_comes_from_the_folder(make_purified):
     assert [teacher["failed"] for teacher in front["kp_data"]["teachers"]] == [0, 0, 2]
     assert front["kp_data"]["metrics"]["gap_closed"] == 0.5
     assert "contradict one another on 90.0 % of the questions" in text
-    assert "| cy | lab/cy-7b | blind | 10 | 2 (2 timeout) | 0.0 % | 0.0 % | unknown |" in text
+    assert (
+        "| cy | lab/cy-7b | unknown | unknown | unknown | blind | 10 | 2 (2 timeout) | 0.0 % | 0.0 % | unknown |"
+        in text
+    )
     assert "| test | 10 | 62.5 % | 50.0 % | 25.0 % | 100.0 % | 50.0 % |" in text
     assert 'load_dataset("me/things", revision="v1.0.0")' in text
     assert "`kp-data purify PANEL --method best-single --seed 3 --out FOLDER`" in text
@@ -91,7 +96,9 @@ def test_hostile_text_breaks_neither_yaml_nor_markdown_nor_the_marked_section(ma
     for opened in ("<script", "<img", "<a ", "<strong>bold", "<h1>Head"):
         assert opened not in page
     assert "{{ 7*7 }}" in page
-    assert page.count("<tr>") == page.count("\n<tr>") == 1 + 4 + 3 + 1 + 3 + 2 * 4
+    # Splits, scores, conflicts, agreement, teachers, two samples, terms.
+    tables = [4, 2, 2, 3, 3, 3, 3, 3]
+    assert page.count("<tr>") == page.count("\n<tr>") == sum(1 + rows for rows in tables)
 
 
 @given(st.text())
@@ -159,4 +166,77 @@ def test_a_folder_without_report_or_responses_still_gets_an_honest_card(make_pur
     (folder / "run.json").unlink()
     text = card_of(folder)
     assert "| all | – | unknown | unknown | unknown | unknown | unknown |" in text
-    assert "| ada | unknown | unknown | unknown | unknown | unknown | 100.0 % | unknown |" in text
+    assert "| ada | " + "unknown | " * 8 + "100.0 % | unknown |" in text
+
+
+def test_how_teachers_were_asked_comes_from_the_panel_and_no_address_does(make_purified, tmp_path):
+    folder = make_purified()
+    panel = tmp_path / "panel"
+    shutil.copytree(folder, panel)
+    teachers = [
+        {"name": "ada", "model": "openai/gpt-4o-mini", "temperature": 0.7, "max_tokens": 512},
+        {"name": "bo", "model": "openai/qwen", "api_base": "http://secret.host:8000/v1", "temperature": None},
+    ]
+    write_json({"kind": "panel", "teachers": teachers}, panel / "run.json")
+    text = card_of(folder, panel=panel)
+    front, _ = split_card(text)
+    entries = {entry["name"]: (entry["endpoint"], entry["temperature"]) for entry in front["kp_data"]["teachers"]}
+    assert entries == {"ada": ("openai", 0.7), "bo": ("url", None), "cy": (None, None)}
+    assert "| ada | openai/gpt-4o-mini | [OpenAI terms and policies](https://openai.com/policies/) |" in text
+    assert "| cy | lab/cy-7b | unknown | unknown |" in text
+    assert "secret" not in text
+
+
+def test_another_panel_than_the_purified_one_is_refused(make_purified, tmp_path):
+    folder = make_purified()
+    write_json({"method": "best-single", "inputs": {"responses.parquet": "0" * 64}}, folder / "run.json")
+    with pytest.raises(DataError, match="does not say how the teachers were asked"):
+        card_of(folder, panel=folder)
+    panel = tmp_path / "panel"
+    panel.mkdir()
+    write_json({"kind": "panel", "teachers": []}, panel / "run.json")
+    with pytest.raises(DataError, match="not the panel that this folder was purified from"):
+        card_of(folder, panel=panel)
+
+
+def test_the_front_matter_is_what_the_official_reader_reads(make_purified, tmp_path):
+    from huggingface_hub import DatasetCard
+
+    path = tmp_path / "README.md"
+    path.write_text(card_of(make_purified(), settings=CardSettings(license="mit", language=("no",))))
+    data = DatasetCard.load(path).data
+    assert (data.license, data.language, data.size_categories) == ("mit", ["no"], ["n<1K"])
+    assert {info["config_name"] for info in data.dataset_info} == {"purified", "panel"}
+    assert data.kp_data["version"] == "1.0.0"
+
+
+def test_an_end_mark_that_somebody_quotes_further_down_loses_no_prose(make_purified):
+    mine = card_of(make_purified()) + f"\nOurs ends with {END}, and so says this line.\n"
+    assert card_of(make_purified(), parent=Previous(card=mine)).count("and so says this line.") == 1
+
+
+def test_lists_that_people_added_to_keep_what_they_added(make_purified):
+    mine = card_of(make_purified()).replace("- machine-generated\n", "- expert-generated\n", 1)
+    front, _ = split_card(card_of(make_purified(), parent=Previous(card=mine)))
+    assert front["annotations_creators"] == ["expert-generated", "machine-generated"]
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("gpt-4o-mini", "OpenAI terms and policies"),
+        ("openai/gpt-oss-20b", "Apache-2.0"),
+        ("ollama/llama3.1:8b", "Llama 3.1 Community License"),
+        ("meta-llama/Meta-Llama-3-8B-Instruct", "Llama 3 Community License"),
+        ("Qwen/Qwen2.5-7B-Instruct", "Apache-2.0"),
+        ("Qwen/Qwen2.5-72B-Instruct", "Qwen License"),
+        ("google/gemma-2-9b-it", "Gemma Terms of Use"),
+        ("google/flan-t5-xl", "Apache-2.0"),
+        ("practice/ada", "Apache-2.0 (a program, not a model)"),
+        ("DeepSeek-R1-Distill-Llama-70B", "unknown"),
+        ("BioMistral/BioMistral-7B", "unknown"),
+        ("my-own-model", "unknown"),
+    ],
+)
+def test_terms_are_told_by_the_family_and_unknown_where_the_name_does_not_tell(model, name):
+    assert terms_of(model).name == name

@@ -3,13 +3,18 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small_hub import Repository, SmallHub
 
 from kp_data.errors import DataError, HubError
-from kp_data.hub import CardSettings, diff, fetch, pull, push, versions
+from kp_data.hub import CardSettings, LeakError, diff, fetch, pull, push, read_rows, versions
 from kp_data.hub import publish as publish_module
+from kp_data.hub import release as release_module
+from kp_data.hub import remote as remote_module
+from kp_data.hub.remote import Remote, WantedFile
+from kp_data.tables import write_json
 
 # The official client uploads in a way that its own HTTP library has come to advise against.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -61,8 +66,8 @@ def test_the_next_version_counts_rows_by_id_and_drops_stale_files(hub, make_puri
     assert (result.version, result.rows_added, result.rows_removed, result.rows_changed) == ("1.1.0", 0, 2, 8)
     assert not [path for path in repository(hub).files if path.startswith("panel/")]
     assert json.loads(repository(hub).files["manifest.json"])["parent"] == "1.0.0"
-    assert diff(NAME, "1.0.0", "1.1.0").removed == ("q009", "q008")
-    assert diff(NAME, "v1.1.0", "v1.0.0").changed_columns == ("rationale",)
+    assert diff(NAME, "1.0.0", "1.1.0").removed == ("q008", "q009")
+    assert diff(NAME, "v1.1.0", "v1.0.0").changed_columns == {"rationale": 8}
 
 
 def test_a_new_licence_alone_is_a_new_version_and_silence_keeps_it(hub, make_purified):
@@ -113,9 +118,10 @@ def test_a_commit_that_was_made_though_the_answer_was_lost_is_not_made_twice(hub
     assert repository(hub).tags["v1.0.0"] == repository(hub).head
 
 
-def test_retries_end(hub, make_purified):
+def test_retries_end(hub, make_purified, monkeypatch):
+    monkeypatch.setattr(publish_module, "MAX_ATTEMPTS", 3)
     hub.faults = {"commit": [412] * 100}
-    with pytest.raises(HubError, match="gave up after 80 attempts"):
+    with pytest.raises(HubError, match="gave up after 3 attempts"):
         push(make_purified(), NAME)
 
 
@@ -145,8 +151,82 @@ def test_killed_between_commit_and_tag_the_next_push_finishes_the_tag(hub, make_
 
 def test_a_hub_that_stores_something_else_is_found_out(hub, make_purified):
     hub.corrupt = True
-    with pytest.raises(HubError, match="does not read back as pushed"):
+    with pytest.raises(HubError, match="does not read back as pushed, so it was not tagged"):
         push(make_purified(), NAME)
+    assert repository(hub).tags == {}
+    hub.corrupt = False
+    result = push(make_purified("again"), NAME)
+    assert (result.version, result.unchanged) == ("1.0.1", False)
+    assert list(repository(hub).tags) == ["v1.0.1"]
+
+
+def test_row_counts_are_read_back_from_the_end_of_the_files(hub, make_purified):
+    result = push(make_purified(), NAME)
+    remote, path = Remote.at(NAME), "purified/train-00000-of-00001.parquet"
+    listed = remote.files(result.commit)[path]
+    assert remote.first_wrong(result.commit, {path: WantedFile(listed.sha256, listed.size, 4)}, ()) is None
+    assert remote.first_wrong(result.commit, {path: WantedFile(listed.sha256, listed.size, 5)}, ()) == path
+    assert remote.first_wrong(result.commit, {}, ["README.md"]) == "README.md"
+
+
+def test_large_tables_are_split_into_files_that_begin_at_fixed_rows(hub, make_purified, monkeypatch):
+    monkeypatch.setattr(release_module, "ROWS_A_FILE", 3)
+    monkeypatch.setattr(remote_module, "_BATCH_BYTES", 1)
+    push(make_purified(num=20), NAME)
+    files = repository(hub).files
+    shards = sorted(path for path in files if path.startswith("purified/train"))
+    assert shards == [f"purified/train-0000{number}-of-00003.parquet" for number in range(3)]
+    assert [pq.read_metadata(pa.BufferReader(files[path])).num_rows for path in shards] == [3, 3, 2]
+    push(make_purified("more", num=30), NAME)
+    after = repository(hub).files
+    assert after["purified/train-00000-of-00004.parquet"] == files[shards[0]]
+    assert not set(shards) & set(after)
+    assert len(pq.read_table(fetch(NAME) / "purified")) == 30
+
+
+def test_a_dry_run_says_what_a_push_would_do_and_does_nothing(hub, make_purified):
+    first = push(make_purified(), NAME, dry_run=True)
+    assert (first.version, first.commit, NAME in hub.repositories) == ("1.0.0", None, False)
+    assert {entry.change for entry in first.files} == {"new"}
+    made = push(make_purified(), NAME)
+    assert made.files == first.files
+    assert push(make_purified(), NAME, dry_run=True).unchanged
+    would = push(make_purified("next", num=8, panel=False), NAME, dry_run=True, bump="auto")
+    assert (would.version, would.rows_removed, would.suggested_bump) == ("2.0.0", 2, "major")
+    assert {entry.path for entry in would.files if entry.change == "removed"} == {
+        f"panel/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test", "ood")
+    }
+    assert len(repository(hub).commits) == 2
+
+
+def test_the_changelog_of_all_versions_is_listed_with_them(hub, make_purified):
+    push(make_purified(), NAME)
+    push(make_purified("next", num=11), NAME, bump="auto", message="One more")
+    newest, first = versions(NAME)
+    assert (newest.version, newest.changes.splitlines()[0]) == ("1.1.0", "One more")
+    assert "* 1 row added: q010" in newest.changes
+    assert (first.version, first.changes) == ("1.0.0", "* First version: 10 rows.")
+
+
+def test_a_card_that_learns_how_teachers_were_asked_is_a_new_version_once(hub, make_purified, tmp_path):
+    push(make_purified(), NAME)
+    panel = tmp_path / "panel"
+    panel.mkdir()
+    write_json({"teachers": [{"name": "ada", "model": "openai/gpt-4o", "temperature": 0.5}]}, panel / "run.json")
+    assert push(make_purified(), NAME, panel=panel).version == "1.0.1"
+    assert "temperature: 0.5" in repository(hub).files["README.md"].decode()
+    assert push(make_purified(), NAME, panel=panel).unchanged
+    assert push(make_purified(), NAME).unchanged
+
+
+def test_a_leak_is_refused_before_any_request(hub, make_purified, tmp_path):
+    bench = tmp_path / "bench.jsonl"
+    bench.write_text(json.dumps({"question": "What does item 0 do?", "choices": ["rise", "fall", "stay"]}))
+    with pytest.raises(LeakError, match="1 test question stands in"):
+        push(make_purified(), NAME, benchmarks=[str(bench)])
+    assert hub.requests == []
+    result = push(make_purified(), NAME, benchmarks=[str(bench)], allow_leaks=True)
+    assert result.benchmarks_checked == ({"benchmark": "bench.jsonl", "questions": 1, "exact": 1, "near": 0},)
 
 
 def test_a_broken_table_where_a_release_would_be_written_is_one_message(make_purified, tmp_path):
@@ -236,3 +316,17 @@ def test_pull_finds_a_file_that_is_not_what_the_manifest_says(hub, make_purified
     with pytest.raises(DataError, match=r"report\.json: missing, or not what manifest\.json says"):
         pull(NAME, tmp_path / "mine")
     assert not Path(tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./nowhere", "/nowhere"])
+def test_rows_of_a_folder_that_is_not_there_are_not_looked_for_on_a_hub(hub, name):
+    with pytest.raises(DataError, match="no such folder"):
+        read_rows(name)
+    assert hub.requests == []
+
+
+def test_a_folder_that_cannot_hold_a_pull_is_one_message(hub, make_purified, tmp_path):
+    push(make_purified(), NAME)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match=r"cannot be written \(.*\); free space or choose another --out"):
+        pull(NAME, tmp_path / "file" / "out")

@@ -40,7 +40,7 @@ def test_the_manifest_names_every_file_with_its_hash_and_rows(make_purified):
     files = build_release(make_purified(), version="2.1.0", name=NAME).files
     manifest = json.loads(files["manifest.json"])
     assert (manifest["version"], manifest["parent"], manifest["tag"]) == ("2.1.0", None, "v2.1.0")
-    assert set(manifest["files"]) == set(files) - {"README.md", "manifest.json"}
+    assert set(manifest["files"]) == set(files) - {"README.md", "CHANGELOG.md", "manifest.json"}
     for path, facts in manifest["files"].items():
         assert facts["sha256"] == hashlib.sha256(files[path]).hexdigest()
     assert manifest["rows"] == {
@@ -138,14 +138,42 @@ def test_local_paths_stay_at_home(make_purified):
     assert json.loads(files["run.json"])["panel"] == "mine"
 
 
-def test_a_test_question_is_never_published(make_purified, tmp_path):
-    held_out = tmp_path / "held.jsonl"
-    question = {"id": "x", "question": "what does ITEM 2 do", "choices": ["stay", "Fall", "rise"]}
-    held_out.write_text(json.dumps(question) + "\n")
-    with pytest.raises(DataError, match=r"question q002 stands in .*held\.jsonl"):
-        push(make_purified(), NAME, dry_run_to=tmp_path / "out", test_questions=held_out)
-    held_out.write_text(json.dumps({**question, "choices": ["a", "b"]}) + "\n")
-    assert push(make_purified(), NAME, dry_run_to=tmp_path / "out", test_questions=held_out).version == "1.0.0"
+def test_rows_stand_in_the_order_of_their_ids_and_responses_by_teacher_whatever_order_they_came_in(make_purified):
+    folder = make_purified(num=20)
+    for name in ("purified", "responses"):
+        table = pq.read_table(folder / f"{name}.parquet")
+        # Backwards, but with the teachers in the order they have.
+        ranks = [-row for row in range(table.num_rows)]
+        turned = table.append_column("#", pa.array(ranks)).sort_by("#").drop_columns("#")
+        write_parquet(turned, folder / f"{name}.parquet")
+    files = build_release(folder, version="1.0.0", name=NAME).files
+    purified, panel = (
+        pq.read_table(pa.BufferReader(files[f"{config}/train-00000-of-00001.parquet"]))
+        for config in ("purified", "panel")
+    )
+    assert purified["id"].to_pylist() == sorted(purified["id"].to_pylist())
+    keys = list(zip(panel["teacher"].to_pylist(), panel["question_id"].to_pylist(), strict=True))
+    assert keys == sorted(keys, key=lambda key: (["cy", "bo", "ada"].index(key[0]), key[1]))
+    assert (purified.column_names[0], panel.column_names[:2]) == ("id", ["question_id", "teacher"])
+
+
+def test_the_order_of_the_rows_alone_is_no_change(make_purified, tmp_path):
+    folder = make_purified()
+    push(folder, NAME, dry_run_to=tmp_path / "out")
+    table = pq.read_table(folder / "purified.parquet")
+    write_parquet(table.take(list(reversed(range(table.num_rows)))), folder / "purified.parquet")
+    assert push(folder, NAME, dry_run_to=tmp_path / "out").unchanged
+
+
+def test_the_changelog_grows_and_what_people_wrote_into_it_stays(make_purified, tmp_path):
+    out = tmp_path / "out"
+    push(make_purified(), NAME, dry_run_to=out)
+    (out / "CHANGELOG.md").write_text((out / "CHANGELOG.md").read_text() + "\nA note by hand.\n")
+    push(make_purified("two", num=12), NAME, dry_run_to=out, bump="auto", message="Two more # things")
+    text = (out / "CHANGELOG.md").read_text()
+    assert text.index("## 1.1.0, after 1.0.0") < text.index("## 1.0.0\n") < text.index("A note by hand.")
+    assert "Two more \\# things" in text
+    assert "* 2 rows added: q010, q011" in text
 
 
 def test_a_panel_is_not_pushed_and_the_remedy_is_named(make_purified, tmp_path):

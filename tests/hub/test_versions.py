@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kp_data.errors import HubError
-from kp_data.hub.versions import RowDiff, Version, content_hash, diff_rows, next_version
+from kp_data.hub.versions import RowDiff, Version, changed_rows, content_hash, diff_rows, next_version
 
 ROWS = st.dictionaries(st.text("abc", min_size=1, max_size=3), st.one_of(st.none(), st.floats(), st.text(max_size=3)))
 
@@ -34,14 +34,45 @@ def test_the_first_version_is_1_0_0_and_the_last_is_bumped_after_it():
 
 def test_rows_are_matched_by_id_wherever_they_stand():
     old, new = table({"a": 1, "b": 2, "c": 3}), table({"d": 4, "c": 3, "b": 9})
-    assert diff_rows(old, new) == RowDiff(("d",), ("a",), ("b",), ("value",))
+    assert diff_rows(old, new) == RowDiff(("d",), ("a",), ("b",), {"value": 1})
 
 
 def test_a_new_empty_column_changes_no_row_and_nan_equals_nan():
     old = pa.table({"id": ["a"], "scores": [[float("nan"), 1.0]]})
     new = old.append_column("note", pa.nulls(1, pa.string()))
-    assert not diff_rows(old, new)
+    assert diff_rows(old, new) == RowDiff(new_columns=("note",))
     assert diff_rows(None, new).added == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("diff", "bump"),
+    [
+        (RowDiff(), "patch"),
+        (RowDiff(added=("a",)), "minor"),
+        (RowDiff(changed=("a",), changed_columns={"rationale": 1}), "minor"),
+        (RowDiff(new_columns=("note",)), "minor"),
+        (RowDiff(changed=("a",), changed_columns={"split": 1}), "major"),
+        (RowDiff(added=("b",), removed=("a",)), "major"),
+        (RowDiff(lost_columns=("note",)), "major"),
+        (RowDiff(retyped_columns=("score",)), "major"),
+    ],
+)
+def test_what_somebody_loses_is_major_what_is_added_is_minor_and_the_rest_is_a_patch(diff, bump):
+    assert diff.bump == bump
+
+
+def test_columns_that_come_go_or_change_their_type_are_named():
+    old = pa.table({"id": ["a"], "x": [1], "gone": ["g"]})
+    new = pa.table({"id": ["a"], "x": [1.0], "new": ["n"]})
+    diff = diff_rows(old, new)
+    assert (diff.new_columns, diff.lost_columns, diff.retyped_columns) == (("new",), ("gone",), ("x",))
+
+
+def test_a_changed_row_shows_only_what_differs_wherever_it_stands():
+    old = pa.table({"id": ["a", "b", "c"], "x": [1, 2, 3], "s": [[float("nan")]] * 3})
+    new = pa.table({"id": ["c", "a"], "x": [3, 7], "s": [[float("nan")]] * 2, "note": [None, "n"]})
+    rows = list(changed_rows(old, new, diff_rows(old, new)))
+    assert [(row.id, row.columns) for row in rows] == [("a", {"x": (1, 7), "note": (None, "n")})]
 
 
 @given(ROWS, ROWS)

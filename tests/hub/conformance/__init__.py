@@ -1,0 +1,1 @@
+"""The official clients, and ours, against a hub of one's own: the experiments of its protocol, one test each."""
