@@ -91,7 +91,7 @@ def _endpoint_kind(entry: Mapping[str, Any]) -> str | None:
     if not isinstance(model, str):
         return None
     provider = model.partition("/")[0] if "/" in model else "openai"
-    return "practice" if provider == "practice" else "url" if entry.get("api_base") else provider
+    return "practice" if provider == "practice" else "url" if entry.get("api_base") or entry.get("by_url") else provider
 
 
 def _days(responses: pa.Table, teacher: str) -> tuple[str | None, str | None]:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib import metadata
@@ -38,6 +38,7 @@ PURIFIED_FILE: Final = "purified.parquet"
 RESPONSES_FILE: Final = "responses.parquet"
 REPORT_FILE: Final = "report.json"
 RUN_FILE: Final = "run.json"
+_TOLD: Final = ("name", "model", "temperature", "max_tokens")
 SCORE_DIGITS: Final = 6
 """Scores are rounded: the last bits of a matrix product, which depend on the number of threads, are seldom seen."""
 
@@ -247,8 +248,22 @@ def _identity(panel: Panel, source: Path, method: Method, settings: Any, rest: d
         "n_questions": len(panel),
         "question_ids": hashlib.sha256(ids.encode()).hexdigest(),
         "inputs": inputs,
+        "panel": {"teachers": _how_asked(source, panel.teachers)},
         "versions": {"knowledge-purification": __version__, **{name: metadata.version(name) for name in VERSIONED}},
     }
+
+
+def _how_asked(source: Path, teachers: Sequence[str]) -> list[dict[str, Any]]:
+    """How the panel's teachers were asked, as far as its run.json tells; addresses stay at home."""
+    path = source / RUN_FILE
+    run = read_json(path) if path.is_file() else {}
+    entries = run.get("teachers") if isinstance(run, dict) else None
+    known = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return [
+        {name: entry[name] for name in _TOLD if name in entry} | {"by_url": bool(entry.get("api_base"))}
+        for entry in known
+        if entry.get("name") in teachers
+    ]
 
 
 def _options(settings: Any) -> dict[str, Any]:

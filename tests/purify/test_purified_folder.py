@@ -13,7 +13,7 @@ from kp_data.panel import Panel
 from kp_data.purify import Fitted, Method, MethodInfo, Purification, purified, purify_panel, registry
 from kp_data.purify.protocol import NoOptions
 from kp_data.schema import PURIFIED, Question
-from kp_data.tables import read_json
+from kp_data.tables import read_json, write_json
 
 PROMISED = (
     *("method", "n_questions", "conflict_rate", "teacher_share", "purified_accuracy", "best_single_accuracy"),
@@ -309,3 +309,13 @@ def test_the_report_file_is_strict_json_with_what_scripts_rely_on(panel, tmp_pat
     for name in PROMISED:
         assert name in report
     assert report["splits"]["test"]["gap_closed"] == 0.0
+
+
+def test_how_the_teachers_were_asked_is_carried_along_without_addresses(panel, tmp_path):
+    name = panel.teachers[0]
+    entry = {"name": name, "model": "openai/x", "temperature": 0.5, "api_base": "http://secret.host", "identity": "k"}
+    write_json({"kind": "panel", "teachers": [entry, {"name": "nobody"}, 3]}, panel.folder / "run.json")
+    purify_panel(panel, method="majority", out=tmp_path / "out")
+    run = read_json(tmp_path / "out" / "run.json")
+    assert run["panel"]["teachers"] == [{"name": name, "model": "openai/x", "temperature": 0.5, "by_url": True}]
+    assert "secret" not in json.dumps(run)
