@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -20,10 +20,11 @@ from kp_data.hub.explorer.explorer import Explorer, Sessions
 from kp_data.hub.explorer.hosted import HubCatalogue
 from kp_data.hub.explorer.indexing import Indexes
 from kp_data.hub.explorer.local import FolderCatalogue
-from kp_data.hub.explorer.render import STATIC_ROUTES, as_page
+from kp_data.hub.explorer.render import STATIC_ROUTES, as_page, json_answer
 from kp_data.hub.explorer.rows import Rows
 from kp_data.hub.server.auth import session_of
 from kp_data.hub.server.hub import Hub
+from kp_data.hub.server.refusals import Refusal
 
 ROUTES: Final[list[BaseRoute]] = [*viewer_api.ROUTES, *signin.ROUTES, *STATIC_ROUTES, *pages.ROUTES]
 
@@ -63,6 +64,29 @@ def folder_explorer(folder: Path, indexes_in: Path) -> Iterator[Explorer]:
     catalogue = FolderCatalogue(folder)
     with _opened(Rows(folders=[catalogue.folder]), indexes_in) as (rows, indexes):
         yield Explorer(catalogue, rows, indexes, None, lambda request: f"{request.url.scheme}://{request.url.netloc}")
+
+
+def make_hub_app(explorer: Explorer, hub: Hub, otherwise: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
+    """The application that answers what is no address of the hub's protocol.
+
+    Args:
+        explorer: of the hub.
+        hub: itself.
+        otherwise: what programs are told that ask for an address nobody has; browsers get a page.
+    """
+
+    async def refused(request: Request, refusal: Exception) -> Response:
+        assert isinstance(refusal, Refusal)
+        return json_answer({"error": refusal.message}, status=refusal.status, headers=refusal.headers)
+
+    async def answered(request: Request) -> Response:
+        browses = request.method == "GET" and "text/html" in request.headers.get("accept", "")
+        return await (as_page(unknown) if browses else otherwise)(request)
+
+    routes = [*ROUTES, Route("/{rest:path}", answered, methods=["GET", "POST", "PUT", "DELETE", "PATCH"])]
+    app = Starlette(routes=routes, exception_handlers={Refusal: refused})
+    app.state.explorer, app.state.hub = explorer, hub
+    return app
 
 
 def make_folder_app(explorer: Explorer) -> ASGIApp:

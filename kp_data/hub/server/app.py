@@ -29,12 +29,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kp_data.hub.server.database import MetadataBusy, MetadataError
@@ -42,9 +41,6 @@ from kp_data.hub.server.hub import Hub
 from kp_data.hub.server.refusals import Refusal
 from kp_data.hub.server.routes import files, large_objects, lfs, repos, webhooks, xet
 from kp_data.hub.server.web import answer
-
-if TYPE_CHECKING:
-    from kp_data.hub.explorer.explorer import Explorer
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,8 +58,8 @@ class _RawPath:
         await self._app(scope, receive, send)
 
 
-def make_app(hub: Hub, explorer: Explorer | None = None) -> ASGIApp:
-    """The application that serves a hub, with its pages where there is an explorer."""
+def make_app(hub: Hub, pages: ASGIApp | None = None) -> ASGIApp:
+    """The application that serves a hub; `pages` answers what is no address of the protocol."""
     routes = [
         Route("/health", health, methods=["GET"]),
         *webhooks.ROUTES,
@@ -72,24 +68,14 @@ def make_app(hub: Hub, explorer: Explorer | None = None) -> ASGIApp:
         *xet.ROUTES,
         *lfs.ROUTES,
         *files.ROUTES,
-        *_pages(explorer),
-        Route("/{rest:path}", unknown, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
+        Route("/{rest:path}", pages or unknown, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
     ]
     handlers = {Refusal: _refused, MetadataError: _no_metadata, OSError: _no_disk, Exception: _failed}
     app = Starlette(routes=routes, exception_handlers=handlers)
-    app.state.hub, app.state.explorer = hub, explorer
+    app.state.hub = hub
     app.state.told = OrderedDict()
     app.state.downloads, app.state.counted_at = Counter(), 0.0
     return _RawPath(app)
-
-
-def _pages(explorer: Explorer | None) -> list[BaseRoute]:
-    if explorer is None:
-        return []
-    # Pages want libraries that a hub without them does not load.
-    from kp_data.hub.explorer.app import ROUTES
-
-    return ROUTES
 
 
 async def health(request: Request) -> Response:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from contextlib import ExitStack, closing, contextmanager
+from typing import Final
 
 import uvicorn
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kp_data.errors import HubError
-from kp_data.hub.server.app import make_app
+from kp_data.hub.server.app import make_app, unknown
 from kp_data.hub.server.courier import courier
 from kp_data.hub.server.hub import Hub, open_hub
 from kp_data.hub.server.settings import HubSettings
 from kp_data.hub.server.signing import find_secret
 from kp_data.hub.server.web import endpoint_of
-
-if TYPE_CHECKING:
-    from kp_data.hub.explorer.explorer import Explorer
 
 _GRACE_S: Final = 10
 
@@ -34,27 +33,16 @@ def serve(settings: HubSettings, on_ready: Callable[[str], None] | None = None) 
     Raises:
         HubError: the folder or the address cannot be used.
     """
-    with (
-        open_hub(settings) as hub,
-        listening(settings.host, settings.port) as bound,
-        courier(hub),
-        _explorer(hub) as explorer,
-    ):
+    with _ready(settings) as (_, server, bound):
         if on_ready is not None:
             on_ready(settings.public_url or address_of(bound))
-        _server(hub, explorer).run(sockets=[bound])
+        server.run(sockets=[bound])
 
 
 @contextmanager
 def running(settings: HubSettings) -> Iterator[tuple[Hub, str]]:
     """A hub in a thread of this process, with its URL."""
-    with (
-        open_hub(settings) as hub,
-        listening(settings.host, settings.port) as bound,
-        courier(hub),
-        _explorer(hub) as explorer,
-    ):
-        server = _server(hub, explorer)
+    with _ready(settings) as (hub, server, bound):
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
         try:
@@ -71,26 +59,41 @@ def _ready(settings: HubSettings) -> Iterator[tuple[Hub, uvicorn.Server, socket.
         open_hub(settings) as hub,
         listening(settings.host, settings.port) as bound,
         courier(hub),
-        _explorer(hub) as explorer,
+        closing(_Pages(hub)) as pages,
     ):
-        yield hub, _server(hub, explorer), bound
+        yield hub, _server(hub, pages if settings.explorer else None), bound
 
 
-@contextmanager
-def _explorer(hub: Hub) -> Iterator[Explorer | None]:
-    """The pages of a hub, unless it is to have none."""
-    if not hub.settings.explorer:
-        yield None
-        return
-    from kp_data.hub.explorer.app import hub_explorer
+class _Pages:
+    """The explorer's application, made when the first page is asked for: a hub nobody browses does without it."""
 
-    with hub_explorer(hub, find_secret(hub.settings.root), endpoint_of) as explorer:
-        yield explorer
+    def __init__(self, hub: Hub) -> None:
+        self._hub, self._stack, self._lock = hub, ExitStack(), threading.Lock()
+        self._app: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._app is None:
+            await run_in_threadpool(self._make)
+        assert self._app is not None
+        await self._app(scope, receive, send)
+
+    def close(self) -> None:
+        """Stop what builds indexes."""
+        self._stack.close()
+
+    def _make(self) -> None:
+        from kp_data.hub.explorer.app import hub_explorer, make_hub_app
+
+        with self._lock:
+            if self._app is None:
+                secret = find_secret(self._hub.settings.root)
+                explorer = self._stack.enter_context(hub_explorer(self._hub, secret, endpoint_of))
+                self._app = make_hub_app(explorer, self._hub, unknown)
 
 
-def _server(hub: Hub, explorer: Explorer | None) -> uvicorn.Server:
+def _server(hub: Hub, pages: ASGIApp | None) -> uvicorn.Server:
     config = uvicorn.Config(
-        make_app(hub, explorer),
+        make_app(hub, pages),
         log_level="warning",
         access_log=False,
         # The parser that its limits and the tests are for, whatever else is installed.
