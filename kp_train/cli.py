@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -13,7 +13,7 @@ from kp_data.errors import ConfigError, HubError
 
 if TYPE_CHECKING:
     from kp_train.dataset import Dataset
-    from kp_train.evaluate import Evaluation, Scoring
+    from kp_train.evaluate import Evaluation
 
 app = typer.Typer(
     name="kp-train",
@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 TRAIN, USE, LOOK = "1 · Train", "2 · Evaluate and use", "3 · What there is"
-HOW_LONG, LOSS = "How long and how fast", "What is learned"
+HOW_LONG, LOSS, ADAPT = "How long and how fast", "What is learned", "Adapters (extra: lora)"
 REPORTED = ("out", "steps", "seconds", "tokens", "flops", "validation_accuracy", "teacher_calls")
 
 _HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+(@[\w.+-]+)?$")
@@ -96,6 +96,27 @@ def fit(
     reduction: Annotated[
         str, typer.Option(help="token-mean or sequence-sum; lambda means another thing in each.", rich_help_panel=LOSS)
     ] = "token-mean",
+    view: Annotated[
+        str | None,
+        typer.Option(
+            help="How rationales are learned: separate (default), rationale-first or answer-first, as one text with "
+            "the answer.",
+            rich_help_panel=LOSS,
+        ),
+    ] = None,
+    weight_by: Annotated[
+        str | None,
+        typer.Option(help="score: purified rationales count by their purifier's score.", rich_help_panel=LOSS),
+    ] = None,
+    as_published: Annotated[
+        bool,
+        typer.Option(
+            "--as-published",
+            help="tinyllm as its published code trains: inputs cut at 100 tokens and padded, a forward pass a task, "
+            "fp32.",
+            rich_help_panel=LOSS,
+        ),
+    ] = False,
     split: Annotated[str, typer.Option(help="Rows to learn from.", rich_help_panel=LOSS)] = "train",
     validation_split: Annotated[
         str, typer.Option(help="Rows to select on; 15 % are held out if there is none.", rich_help_panel=LOSS)
@@ -113,6 +134,37 @@ def fit(
     accumulate: Annotated[
         int, typer.Option(help="Micro-batches a step; saves memory, same gradient.", rich_help_panel=HOW_LONG)
     ] = 1,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Positions of a micro-batch at most, inputs and labels; saves memory, same gradient.",
+            rich_help_panel=HOW_LONG,
+        ),
+    ] = None,
+    pack: Annotated[
+        bool,
+        typer.Option(
+            "--pack/--no-pack",
+            help="Put several targets into one sequence where the student can; exact, and saves the padding.",
+            rich_help_panel=HOW_LONG,
+        ),
+    ] = True,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--gradient-checkpointing",
+            help="Compute activations twice instead of keeping them: less memory, a third more time.",
+            rich_help_panel=HOW_LONG,
+        ),
+    ] = False,
+    shard: Annotated[
+        bool,
+        typer.Option(
+            "--shard",
+            help="Under torchrun: spread weights and optimiser over the processes (FSDP2).",
+            rich_help_panel=HOW_LONG,
+        ),
+    ] = False,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=HOW_LONG)] = None,
     eval_steps: Annotated[
         int | None, typer.Option(help="Steps between validations, each with a checkpoint.", rich_help_panel=HOW_LONG)
@@ -125,6 +177,38 @@ def fit(
         int | None,
         typer.Option(help="Show the choices of a row in this many orders, in turn.", rich_help_panel=LOSS),
     ] = None,
+    lora_rank: Annotated[
+        int | None,
+        typer.Option(
+            help="Freeze the checkpoint and train adapters of this rank; saved merged.", rich_help_panel=ADAPT
+        ),
+    ] = None,
+    lora_alpha: Annotated[
+        float | None, typer.Option(help="Scale of the adapters; default: twice the rank.", rich_help_panel=ADAPT)
+    ] = None,
+    lora_targets: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Layers to adapt, as q_proj; default: all linear.", rich_help_panel=ADAPT),
+    ] = None,
+    lora_keep: Annotated[
+        bool, typer.Option("--lora-keep", help="Save the adapter alone, not merged.", rich_help_panel=ADAPT)
+    ] = False,
+    retrieve: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="minilm and other encoders: read the K nearest rationales of other training questions with each "
+            "choice.",
+            rich_help_panel=LOSS,
+        ),
+    ] = None,
+    retrieve_as: Annotated[
+        str | None,
+        typer.Option(
+            help="vectors, which the student learns to look up (default), or text after the choice.",
+            rich_help_panel=LOSS,
+        ),
+    ] = None,
     seed: Seed = 0,
     json_: Json = False,
     quiet: Quiet = False,
@@ -133,8 +217,10 @@ def fit(
     from kp_train.fit import FitOptions
     from kp_train.fit import fit as fit_student
     from kp_train.progress import show_progress
+    from kp_train.ranks import ranks_of_environment
 
-    set_quiet(quiet)
+    ranks = ranks_of_environment()
+    set_quiet(quiet or not ranks.first)
     chosen = FitOptions(
         student=student,
         objective=objective,
@@ -153,11 +239,26 @@ def fit(
         choice_orders=choice_orders,
         reduction=reduction,
         seed=seed,
+        view=cast("Any", view),  # checked below, as all options are
+        weight_by=cast("Any", weight_by),
+        as_published=as_published or None,
+        lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
+        lora_targets=_names(lora_targets, option="--lora-targets", what="layer"),
+        lora_keep=lora_keep or None,
+        retrieve=retrieve,
+        retrieve_as=cast("Any", retrieve_as),
+        batch_tokens=batch_tokens,
+        pack=pack,
+        gradient_checkpointing=gradient_checkpointing,
+        shard=shard,
     )
     chosen.check()
     rows = _open_dataset(dataset, teachers=chosen.teachers)
     with show_progress() as report:
         record = fit_student(rows, chosen, out, report=report, say=say)
+    if not ranks.first:
+        return
     if json_:
         out_json({name: record[name] for name in REPORTED})
     else:
@@ -172,24 +273,44 @@ def evaluate(
     student: StudentDir,
     dataset: Source,
     split: Annotated[str, typer.Option(help="Questions to answer; several as test,ood.")] = "test",
-    per_token: Annotated[
-        bool, typer.Option("--per-token", help="Score a choice by its mean token log-probability, not the sum.")
+    score: Annotated[
+        str,
+        typer.Option(
+            help="What makes a choice the student's: its log-probability (sum, default), that per token or per "
+            "character, or how much the question raises it (pmi)."
+        ),
+    ] = "sum",
+    per_token: Annotated[bool, typer.Option("--per-token", help="The same as --score token.", hidden=True)] = False,
+    all_scores: Annotated[
+        bool, typer.Option("--all-scores", help="Also tell the accuracy by each of these scores.")
     ] = False,
+    generate: Annotated[
+        bool, typer.Option("--generate", help="Let the student write its answer and read that; also open questions.")
+    ] = False,
+    view: Annotated[
+        str | None,
+        typer.Option(help="With --generate: ask for rationale-first or answer-first, as the student was fitted."),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="STUDENT", help="Another student: the difference, paired question by question."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write every prediction to this .jsonl file.")] = None,
     seed: Seed = 0,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Accuracy with a 95 % interval, per subject, and agreement with each teacher."""
-    from kp_train.evaluate import evaluate_loaded, write_predictions
-    from kp_train.students import load_student
+    """Accuracy with a 95 % interval, per subject, calibration, and agreement with each teacher."""
+    from kp_train.evaluate import EvaluationOptions, evaluate_splits, write_predictions
 
     set_quiet(quiet)
-    rows, loaded = _open_dataset(dataset), load_student(student)
-    method: Scoring = "option-likelihood-per-token" if per_token else "option-likelihood"
     if not (names := [name.strip() for name in split.split(",") if name.strip()]):
         raise ConfigError("names no split; write one, or several as test,ood", place="--split")
-    evaluations = {name: evaluate_loaded(loaded, rows.split(name), method=method, seed=seed) for name in names}
+    options = EvaluationOptions(
+        score="token" if per_token else score, every_score=all_scores, generate=generate, view=view, seed=seed
+    )
+    options.check()
+    evaluations = evaluate_splits(student, _open_dataset(dataset), names, options, against=against)
     if out is not None:
         write_predictions([each for evaluation in evaluations.values() for each in evaluation.predictions], out)
     if json_:
@@ -273,12 +394,12 @@ def _labels(value: str) -> Any:
     return value
 
 
-def _names(value: str | None) -> tuple[str, ...] | None:
+def _names(value: str | None, *, option: str = "--teachers", what: str = "teacher") -> tuple[str, ...] | None:
     if value is None:
         return None
     names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
     if not names:
-        raise ConfigError("names no teacher; write --teachers A,B", place="--teachers")
+        raise ConfigError(f"names no {what}; write {option} A,B", place=option)
     return names
 
 
@@ -307,8 +428,23 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     table.add_row(escape(evaluation.split), f"{evaluation.accuracy:.3f} ({low:.3f} to {high:.3f})", str(evaluation.n))
     for subject, figures in evaluation.per_subject.items():
         table.add_row(f"  {escape(subject)}", f"{figures['accuracy']:.3f}", str(int(figures["n"])))
-    for teacher, share in evaluation.agreement.items():
-        table.add_row(f"  agrees with {escape(teacher)}", f"{share:.3f}", "")
+    for teacher, fidelity in evaluation.fidelity.items():
+        kappa = "" if fidelity.kappa is None else f", kappa {fidelity.kappa:.2f}"
+        table.add_row(f"  agrees with {escape(teacher)}", f"{fidelity.agreement:.3f}{kappa}", str(fidelity.n))
+    for name, accuracy in (evaluation.by_score or {}).items():
+        table.add_row(f"  by score {name}", f"{accuracy:.3f}", "")
+    if evaluation.exact_match is not None:
+        table.add_row("  to the letter", f"{evaluation.exact_match:.3f}", "")
+        table.add_row("  no answer to be read", "", str(evaluation.unreadable))
+    if evaluation.calibration is not None:
+        table.add_row("  calibration error", f"{evaluation.calibration.ece:.3f}", "")
+    if (paired := evaluation.compared) is not None:
+        low, high = paired.ci95
+        table.add_row(
+            f"  beside {escape(paired.other)}",
+            f"{paired.difference:+.3f} ({low:+.3f} to {high:+.3f}), p {paired.p_value:.3f}",
+            f"{paired.only_this} : {paired.only_other}",
+        )
     Console().print(table)
     if evaluation.skipped:
         say(f"{evaluation.skipped} questions without choices or gold answer are not counted")

@@ -135,17 +135,28 @@ def _purified_rows(table: pa.Table, place: Path) -> tuple[Row, ...]:
     if "purified_answer_index" in table.column_names:
         concluded = table["purified_answer_index"].to_pylist()
     rows = []
-    for number, (question, text, index) in enumerate(
-        zip(questions, table["rationale"].to_pylist(), concluded, strict=True), start=1
-    ):
+    columns = (questions, table["rationale"].to_pylist(), concluded, _scores(table, place))
+    for number, (question, text, index, score) in enumerate(zip(*columns, strict=True), start=1):
         if index is not None and not 0 <= index < len(question.choices):
             raise DataError(
                 f"column 'purified_answer_index', row {number}: {index}, but there are {len(question.choices)} choices",
                 place=place,
             )
         answer = question.choices[index] if index is not None else None
-        rows.append(Row(question, purified=text if text and text.strip() else None, purified_answer=answer))
+        kept = text if text and text.strip() else None
+        rows.append(Row(question, purified=kept, purified_answer=answer, score=score))
     return tuple(rows)
+
+
+def _scores(table: pa.Table, place: Path) -> list[float | None]:
+    """What the purifier gave each rationale that it kept."""
+    if "score" not in table.column_names:
+        return [None] * table.num_rows
+    try:
+        scores: list[float | None] = table["score"].cast(pa.float64()).to_pylist()
+    except pa.ArrowException as error:
+        raise DataError("column 'score' holds no numbers", place=place) from error
+    return scores
 
 
 def _regroup(dataset: Dataset, teacher_of_row: Sequence[str | None]) -> Dataset:

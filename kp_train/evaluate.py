@@ -1,62 +1,89 @@
-"""How good a student is: accuracy by option likelihood, with an interval, per subject, and beside each teacher.
+"""How good a student is: accuracy with an interval, per subject, and how like its teachers it has become.
+
+A student's answer is the choice that it finds likeliest (`kp_train.scoring`), or what it writes when asked for one
+(`evaluate_writing`). Nothing here is kept in a student's folder: an evaluation cannot change what was selected.
 
 Q questions, C choices of a question.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
-from kp_data.errors import ConfigError, DataError
+from kp_data.errors import ConfigError, DataError, MethodError
+from kp_data.measures import kappa_TT
 from kp_data.schema import Question
-from kp_data.tables import replacing
+from kp_train.answering import Prediction, predict_by_writing, predict_choices, write_predictions
+from kp_train.calibration import Calibration, calibration, confidences
+from kp_train.comparison import PairedComparison, bootstrap_interval, compare_paired
 from kp_train.dataset import Dataset
+from kp_train.scoring import SCORES, Scoring, scoring_named
 from kp_train.students import Student, load_student
+from kp_train.views import LABEL_PREFIX, VIEWS, View, rationale_prefix
 
-Scoring = Literal["option-likelihood", "option-likelihood-per-token"]
-RESAMPLES: Final = 10_000
+__all__ = [
+    "Evaluation",
+    "EvaluationOptions",
+    "Fidelity",
+    "Prediction",
+    "bootstrap_interval",
+    "compare_evaluations",
+    "evaluate_loaded",
+    "evaluate_splits",
+    "evaluate_student",
+    "evaluate_writing",
+    "predict_choices",
+    "write_predictions",
+]
+
+GENERATION: Final = "generation"
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """What a student answers to one question."""
+class Fidelity:
+    """How alike a student's answers and a teacher's conclusions are, whoever is right.
 
-    id: str
-    split: str
-    subject: str | None
-    predicted: int
-    gold: int | None
-    scores: tuple[float, ...]
+    Attributes:
+        agreement: share of the questions on which both chose the same.
+        kappa: Cohen's kappa over positions of choices; None where habits alone would give full agreement.
+        n: questions that both answered.
+    """
 
-    @property
-    def correct(self) -> bool | None:
-        """Whether it is right; None where there is no gold."""
-        return None if self.gold is None else self.predicted == self.gold
+    agreement: float
+    kappa: float | None
+    n: int
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A student on the labelled choice questions of one split.
+    """A student on the questions of one split whose answer is known.
 
     Attributes:
         accuracy: share of questions answered right.
         ci95: its 95 % interval by bootstrap over questions.
         n: questions.
-        skipped: questions of the split without choices or gold answer, which are in no figure.
+        skipped: questions of the split that cannot be counted, without gold answer or without choices to score.
         per_subject: subject to its accuracy and number of questions.
         agreement: teacher to the share of its conclusions that the student shares.
         seconds: of scoring.
         method: how answers were scored.
         split: evaluated split.
         predictions: one a question, for paired comparisons.
+        fidelity: teacher to agreement, kappa and number of questions.
+        calibration: of the softmax over a question's scores; None where the student was let write.
+        by_score: name of every score of `kp_train.scoring` to its accuracy, where all were asked for.
+        exact_match: share of questions where what was written is the gold answer to the letter; None where choices
+            were scored. The metric of TinyLLM's and Distilling step-by-step's code.
+        unreadable: choice questions on which what was written names no choice.
+        compared: this student beside another, where one was given.
     """
 
     accuracy: float
@@ -66,15 +93,22 @@ class Evaluation:
     per_subject: dict[str, dict[str, float]]
     agreement: dict[str, float]
     seconds: float
-    method: Scoring
+    method: str
     split: str
     predictions: tuple[Prediction, ...] = field(repr=False)
+    fidelity: dict[str, Fidelity] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    by_score: dict[str, float] | None = None
+    exact_match: float | None = None
+    unreadable: int | None = None
+    compared: PairedComparison | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the predictions, as a JSON object."""
+        """Everything but the predictions, and without what was not asked for, as a JSON object."""
         values = asdict(self)
         del values["predictions"]
-        return {**values, "ci95": list(self.ci95)}
+        optional = ("calibration", "by_score", "exact_match", "unreadable", "compared")
+        return {name: value for name, value in values.items() if name not in optional or value is not None}
 
 
 def evaluate_student(
@@ -91,83 +125,222 @@ def evaluate_student(
         student_dir: the --out folder of a fit, or a plain checkpoint.
         dataset: with gold answers.
         split: which questions.
-        method: sum of the log-probabilities of a choice's tokens, or their mean.
+        method: how choices are scored, see `kp_train.scoring`.
         seed: of the bootstrap.
 
     Raises:
         DataError: no student there, no such split, or no labelled choice question in it.
+        MethodError: this student has no such score.
     """
     return evaluate_loaded(load_student(student_dir), dataset.split(split), method=method, seed=seed)
 
 
+@dataclass(frozen=True, slots=True)
+class EvaluationOptions:
+    """What `kp-train evaluate` can be told.
+
+    Attributes:
+        score: `sum`, `token`, `char` or `pmi`, see `kp_train.scoring`.
+        every_score: also tell the accuracy by each of these.
+        generate: let the student write instead.
+        view: what it is asked to write; None: the answer alone.
+        seed: of the bootstrap.
+    """
+
+    score: str = "sum"
+    every_score: bool = False
+    generate: bool = False
+    view: str | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse values that cannot be, and options without effect.
+
+        Raises:
+            ConfigError: names the option.
+        """
+        scoring_named(self.score)
+        if self.view is not None and self.view not in VIEWS:
+            raise ConfigError(f"{self.view!r} is none of {', '.join(VIEWS)}", place="--view")
+        if self.view is not None and not self.generate:
+            raise ConfigError("has no effect without --generate", place="--view")
+        if self.generate and (self.every_score or self.score != "sum"):
+            raise ConfigError("scores choices, and --generate reads what is written; give one of them", place="--score")
+
+
+def evaluate_splits(
+    student_dir: Path,
+    dataset: Dataset,
+    splits: Sequence[str],
+    options: EvaluationOptions,
+    *,
+    against: Path | None = None,
+) -> dict[str, Evaluation]:
+    """Evaluate a saved student on several splits, beside another one where that is given.
+
+    Args:
+        student_dir: the --out folder of a fit, or a plain checkpoint.
+        dataset: with gold answers.
+        splits: which questions.
+        options: how.
+        against: the other student's folder; it answers the same questions in the same way.
+
+    Raises:
+        DataError: no student there, no such split, or nothing to evaluate in it.
+        MethodError: a student cannot do what is asked.
+    """
+    options.check()
+    ours = _evaluate_each(student_dir, dataset, splits, options)
+    if against is None:
+        return ours
+    theirs = _evaluate_each(against, dataset, splits, options)
+    return {
+        split: replace(
+            evaluation,
+            compared=compare_evaluations(evaluation, theirs[split], other=str(against), seed=options.seed),
+        )
+        for split, evaluation in ours.items()
+    }
+
+
 def evaluate_loaded(
-    student: Student, dataset: Dataset, *, method: Scoring = "option-likelihood", seed: int = 0
+    student: Student,
+    dataset: Dataset,
+    *,
+    method: Scoring = "option-likelihood",
+    every_score: bool = False,
+    seed: int = 0,
 ) -> Evaluation:
-    """Evaluate a student in memory on all rows of a dataset, which are of one split; as `evaluate_student`."""
+    """Evaluate a student in memory on all rows of a dataset, which are of one split; as `evaluate_student`.
+
+    Args:
+        student: any.
+        dataset: rows of one split.
+        method: how choices are scored.
+        every_score: also tell the accuracy by every other score that the student has.
+        seed: of the bootstrap.
+    """
     questions = [row.question for row in dataset.rows]
     labelled = [question for question in questions if question.choices and question.answer_index is not None]
     if not labelled:
         raise DataError("no choice question with a gold answer; accuracy needs some", place=dataset.place)
     begun = time.perf_counter()
     predictions = predict_choices(student, labelled, method=method)
-    correct_Q = np.array([prediction.correct for prediction in predictions], dtype=bool)
-    return Evaluation(
-        accuracy=float(correct_Q.mean()),
-        ci95=bootstrap_interval(int(correct_Q.sum()), len(correct_Q), seed=seed),
-        n=len(correct_Q),
-        skipped=len(questions) - len(labelled),
-        per_subject=_per_subject(predictions),
-        agreement=_agreement(predictions, dataset),
-        seconds=time.perf_counter() - begun,
+    by_score = _by_score(student, labelled) if every_score else None
+    correct_Q = np.array([bool(prediction.correct) for prediction in predictions])
+    return _evaluation(
+        predictions,
+        dataset,
         method=method,
-        split=labelled[0].split,
-        predictions=predictions,
+        seconds=time.perf_counter() - begun,
+        seed=seed,
+        calibration=calibration(confidences([prediction.scores for prediction in predictions]), correct_Q),
+        by_score=by_score,
     )
 
 
-def predict_choices(
-    student: Student, questions: Sequence[Question], *, method: Scoring = "option-likelihood"
-) -> tuple[Prediction, ...]:
-    """The choice that a student finds likeliest, question by question; the first of equals."""
-    scores = student.choice_log_probs(questions, per_token=method == "option-likelihood-per-token")
-    return tuple(
-        Prediction(
-            question.id, question.split, question.subject, int(np.argmax(row)), question.answer_index, tuple(row)
-        )
-        for question, row in zip(questions, scores, strict=True)
-    )
-
-
-def bootstrap_interval(num_correct: int, n: int, *, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of an accuracy by bootstrap over questions.
-
-    Drawing n questions with replacement and counting the right ones is a binomial draw, so that is what is drawn.
+def evaluate_writing(student: Student, dataset: Dataset, *, view: View = "separate", seed: int = 0) -> Evaluation:
+    """Let a student write its answers, and read them; open-ended questions count too.
 
     Args:
-        num_correct: questions answered right.
-        n: questions.
-        seed: of the draws.
-
-    >>> bootstrap_interval(10, 10)
-    (1.0, 1.0)
-    """
-    accuracies = np.random.default_rng(seed).binomial(n, num_correct / n, size=RESAMPLES) / n
-    low, high = np.quantile(accuracies, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
-    """One JSON object a line: id, split, subject, gold, predicted, correct, scores.
+        student: one that writes.
+        dataset: rows of one split.
+        view: `separate` asks for the answer alone; the others for a text with a rationale, as such a student learned.
+        seed: of the bootstrap.
 
     Raises:
-        ConfigError: the path does not end in .jsonl.
-        DataError: it cannot be written.
+        DataError: no question has a gold answer.
+        MethodError: the student cannot write.
     """
-    if path.suffix != ".jsonl":
-        raise ConfigError("predictions are written as .jsonl; name such a file", place=path)
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
-        for prediction in predictions:
-            lines.write(json.dumps({**asdict(prediction), "correct": prediction.correct}, ensure_ascii=False) + "\n")
+    if not student.writes_text:
+        raise MethodError("this student scores choices and cannot write; leave --generate out")
+    labelled = [row.question for row in dataset.rows if row.question.answer]
+    if not labelled:
+        raise DataError("no question with a gold answer; accuracy needs some", place=dataset.place)
+    begun = time.perf_counter()
+    prefix = LABEL_PREFIX if view == "separate" else rationale_prefix(view)
+    predictions = predict_by_writing(student, labelled, prefix)
+    exact = [
+        prediction.written == (question.answer or "").strip()
+        for question, prediction in zip(labelled, predictions, strict=True)
+    ]
+    unreadable = sum(
+        bool(question.choices) and prediction.predicted is None
+        for question, prediction in zip(labelled, predictions, strict=True)
+    )
+    return _evaluation(
+        predictions,
+        dataset,
+        method=GENERATION,
+        seconds=time.perf_counter() - begun,
+        seed=seed,
+        exact_match=float(np.mean(exact)),
+        unreadable=unreadable,
+    )
+
+
+def compare_evaluations(ours: Evaluation, theirs: Evaluation, *, other: str, seed: int = 0) -> PairedComparison:
+    """Two evaluations of the same questions, question by question.
+
+    Raises:
+        DataError: they are of different questions.
+    """
+    if [answer.id for answer in ours.predictions] != [answer.id for answer in theirs.predictions]:
+        raise DataError("the two students did not answer the same questions; evaluate both on one split and dataset")
+    right, others = ([bool(answer.correct) for answer in each.predictions] for each in (ours, theirs))
+    return compare_paired(right, others, other=other, seed=seed)
+
+
+def _evaluation(
+    predictions: tuple[Prediction, ...], dataset: Dataset, *, method: str, seconds: float, seed: int, **more: Any
+) -> Evaluation:
+    """The figures that every way of answering has."""
+    num_correct = sum(bool(prediction.correct) for prediction in predictions)
+    fidelity = _fidelity(predictions, dataset.conclusions)
+    return Evaluation(
+        accuracy=num_correct / len(predictions),
+        ci95=bootstrap_interval(num_correct, len(predictions), seed=seed),
+        n=len(predictions),
+        skipped=len(dataset.rows) - len(predictions),
+        per_subject=_per_subject(predictions),
+        agreement={teacher: figures.agreement for teacher, figures in fidelity.items()},
+        seconds=seconds,
+        method=method,
+        split=predictions[0].split,
+        predictions=predictions,
+        fidelity=fidelity,
+        **more,
+    )
+
+
+def _evaluate_each(
+    student_dir: Path, dataset: Dataset, splits: Sequence[str], options: EvaluationOptions
+) -> dict[str, Evaluation]:
+    """Each split by one student, who is dropped from memory before another is loaded."""
+    student = load_student(student_dir)
+    if options.generate:
+        view: Any = options.view or "separate"  # checked to be one
+        return {name: evaluate_writing(student, dataset.split(name), view=view, seed=options.seed) for name in splits}
+    return {
+        name: evaluate_loaded(
+            student,
+            dataset.split(name),
+            method=scoring_named(options.score),
+            every_score=options.every_score,
+            seed=options.seed,
+        )
+        for name in splits
+    }
+
+
+def _by_score(student: Student, questions: Sequence[Question]) -> dict[str, float]:
+    """Accuracy by every score that the student has; told beside the chosen one, never chosen among here."""
+    names = SCORES if student.writes_text else ("sum",)
+    accuracies = {}
+    for name in names:
+        answers = predict_choices(student, questions, method=SCORES[name])
+        accuracies[name] = sum(bool(answer.correct) for answer in answers) / len(answers)
+    return accuracies
 
 
 def _per_subject(predictions: Sequence[Prediction]) -> dict[str, dict[str, float]]:
@@ -181,10 +354,17 @@ def _per_subject(predictions: Sequence[Prediction]) -> dict[str, dict[str, float
     }
 
 
-def _agreement(predictions: Sequence[Prediction], dataset: Dataset) -> dict[str, float]:
-    shares = {}
-    for teacher, concluded in dataset.conclusions.items():
-        same = [concluded[answer.id] == answer.predicted for answer in predictions if answer.id in concluded]
-        if same:
-            shares[teacher] = float(np.mean(same))
-    return shares
+def _fidelity(predictions: Sequence[Prediction], conclusions: Mapping[str, Mapping[str, int]]) -> dict[str, Fidelity]:
+    figures = {}
+    for teacher, concluded in conclusions.items():
+        pairs = [
+            (answer.predicted, concluded[answer.id])
+            for answer in predictions
+            if answer.predicted is not None and answer.id in concluded
+        ]
+        if pairs:
+            answer_Q2 = np.array(pairs)
+            kappa = float(kappa_TT(answer_Q2)[0, 1])
+            agreement = float((answer_Q2[:, 0] == answer_Q2[:, 1]).mean())
+            figures[teacher] = Fidelity(agreement, None if math.isnan(kappa) else kappa, len(pairs))
+    return figures

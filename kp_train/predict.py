@@ -9,7 +9,7 @@ from typing import Any
 from kp_data.errors import DataError, MethodError
 from kp_data.schema import Question
 from kp_data.tables import questions_of, read_questions
-from kp_train.evaluate import predict_choices
+from kp_train.answering import predict_choices
 from kp_train.students import Student, load_student
 from kp_train.views import LABEL_PREFIX, RATIONALE_PREFIX, teacher_prefix
 
@@ -46,6 +46,7 @@ def _answer(student: Student, question: Question) -> dict[str, Any]:
     if not question.choices:
         return {"id": question.id, "answer": student.generate(question, LABEL_PREFIX)}
     (prediction,) = predict_choices(student, [question])
+    assert prediction.predicted is not None  # where choices are scored, one of them is the highest
     return {
         "id": question.id,
         "answer": question.choices[prediction.predicted],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from kp_data.console import is_quiet, say
 
 if TYPE_CHECKING:
-    from kp_train.trainer import Progress
+    from kp_train.schedule import Progress
 
 SECONDS_BETWEEN_LINES: Final = 5.0
 
@@ -68,4 +68,8 @@ def _figures(progress: Progress) -> dict[str, str]:
         figures["loss"] = f"loss {progress.loss:.3f}"
     if progress.accuracy is not None:
         figures["accuracy"] = f"validation accuracy {progress.accuracy:.3f}"
+    if progress.tokens_per_s is not None:
+        figures["speed"] = f"{progress.tokens_per_s:,.0f} tokens/s"
+    if progress.efficiency is not None and progress.efficiency < 0.995:
+        figures["padding"] = f"{1 - progress.efficiency:.0%} padding"
     return figures

@@ -16,7 +16,7 @@ import numpy as np
 from kp_data.errors import MethodError
 from kp_data.learner import Lesson, MakeLearner
 from kp_data.schema import Question
-from kp_train.batches import IGNORED, Item, plan_batches
+from kp_train.batches import Item, plan_steps
 from kp_train.students import Student, check_student_name, make_student
 from kp_train.views import LABEL, RATIONALE, RATIONALE_PREFIX, Row, Target, label_view, question_input
 
@@ -83,7 +83,7 @@ class StudentLearner:
         steps = math.ceil(epochs * len(items) / batch)
         torch.manual_seed(seed)
         self._model.train()
-        for visits in plan_batches(lengths, steps=steps, batch=batch, accumulate=1, seed=seed):
+        for visits in plan_steps(lengths, steps=steps, batch=batch, seed=seed):
             self._step([items[row] for row, _ in visits])
 
     def answer_losses(self, lessons: Sequence[Lesson]) -> Array:
@@ -100,10 +100,13 @@ class StudentLearner:
         from kp_train.losses import count_units, normalised_loss
 
         batch = self._collate(items)
-        mask_NL = batch["labels"] != IGNORED
-        count_K = count_units(mask_NL, batch["task"], num_tasks=len(_TASKS))
+        count_K = count_units(batch["owner"], batch["task"], num_tasks=len(_TASKS))
         loss = normalised_loss(
-            self._student.token_losses(batch), mask_NL, task_N=batch["task"], weight_N=batch["weight"], count_K=count_K
+            self._student.token_losses(batch),
+            batch["owner"],
+            task_N=batch["task"],
+            weight_N=batch["weight"],
+            count_K=count_K,
         )
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -122,9 +125,8 @@ class StudentLearner:
             for start in range(0, len(order), READ_AT_ONCE):
                 rows = order[start : start + READ_AT_ONCE]
                 batch = self._collate([items[row] for row in rows])
-                mask_NL = batch["labels"] != IGNORED
-                token_NL = torch.where(mask_NL, self._student.token_losses(batch), 0.0)
-                loss_N[rows] = (token_NL.sum(1) / mask_NL.sum(1)).cpu().numpy()
+                sum_N = np.bincount(batch["owner"].cpu().numpy(), self._student.token_losses(batch).cpu().numpy())
+                loss_N[rows] = sum_N / [len(items[row][0].label) for row in rows]
         return loss_N
 
     def _item(self, asked: Sequence[Asked]) -> Item:
@@ -135,7 +137,10 @@ class StudentLearner:
         )
 
     def _collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        return {name: tensor.to(self._device) for name, tensor in self._student.collate(items).items()}
+        return {
+            name: tensor.to(self._device)
+            for name, tensor in self._student.collate(items, packed=self._student.packs).items()
+        }
 
 
 def _make(name: str, lessons: Sequence[Lesson], *, seed: int) -> StudentLearner:

@@ -1,83 +1,42 @@
 """The training loop: transformers.Trainer, with our data path, our loss and our evaluation in it.
 
-From Trainer come the loop, checkpoints and resume, schedules, clipping, mixed precision and callbacks. Ours are the
-order of the batches (planned before the run), the loss (normalised over the whole step, see `kp_train.losses`) and
-the selection of the best checkpoint (accuracy on validation).
+From Trainer come the loop, checkpoints and resume, schedules, clipping, mixed precision, distribution and callbacks.
+Ours are the steps (planned before the run, cut into micro-batches, laid out in a background thread), the loss
+(normalised over the whole step, see `kp_train.losses`) and the selection of the best checkpoint (accuracy on
+validation). For Trainer, one element of the data is one whole step of this process.
+
+A checkpoint's weights are safetensors. Its optimizer.pt, scheduler.pt and rng_state*.pth are in PyTorch's own format,
+are read with `weights_only=True`, which makes nothing but tensors and plain values of them, and go with the checkpoint
+when the run ends.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset as TorchDataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from kp_train.batches import IGNORED, Item, plan_batches
-from kp_train.losses import Reduction, count_units, normalised_loss
+from kp_data.errors import MethodError
+from kp_train.batches import Item
+from kp_train.losses import normalised_loss
+from kp_train.memory import telling_out_of_memory
 from kp_train.quiet import quiet_transformers
-from kp_train.students.student import Recipe, Student
+from kp_train.ranks import Ranks
+from kp_train.schedule import Progress, Schedule, TrainingResult
+from kp_train.sharding import Shards, without_view_warnings
+from kp_train.steps import Step, Steps
+from kp_train.students.student import Student
 
-ACCURACY = "eval_accuracy"
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and in what portions a student is trained.
-
-    Attributes:
-        recipe: learning rate, batch and the like.
-        steps: optimiser steps.
-        accumulate: micro-batches a step is cut into; changes memory, never the gradient.
-        eval_steps: steps between two evaluations on validation, each with a checkpoint.
-        reduction: how token losses are averaged.
-        seed: of the order of rows and of dropout.
-    """
-
-    recipe: Recipe
-    steps: int
-    accumulate: int = 1
-    eval_steps: int = 100
-    reduction: Reduction = "token-mean"
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a training run did.
-
-    Attributes:
-        steps: optimiser steps in all.
-        best_step: the step whose weights were kept.
-        accuracy: on validation at that step; None without validation rows.
-        tokens: label tokens learned; input tokens are in `input_tokens`.
-        flops: estimate of floating-point operations.
-        seconds: of training and evaluation, over all resumed parts.
-        curve: one entry an evaluation or log line, in order.
-    """
-
-    steps: int
-    best_step: int
-    accuracy: float | None
-    tokens: int
-    flops: float
-    seconds: float
-    curve: tuple[Mapping[str, float], ...]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One line of progress."""
-
-    step: int
-    steps: int
-    loss: float | None
-    accuracy: float | None
+ACCURACY: Final = "eval_accuracy"
+_CUMULATIVE: Final = ("eval_seconds", "eval_used", "eval_computed")
+"""Sums over the whole run, in its log at each evaluation, from which a resumed run goes on counting."""
 
 
 def train(
@@ -90,6 +49,7 @@ def train(
     folder: Path,
     resume_from: Path | None = None,
     report: Callable[[Progress], None] = lambda _: None,
+    ranks: Ranks | None = None,
 ) -> TrainingResult:
     """Train a student in place and leave it at its best validated weights.
 
@@ -102,16 +62,25 @@ def train(
         folder: for checkpoints.
         resume_from: a checkpoint of the same run to go on from.
         report: called at each log line and evaluation.
+        ranks: this process among those that share the run; None: alone.
+
+    Raises:
+        ConfigError: memory is short; says which option to change and how.
+        MethodError: the loss is no number any more.
     """
-    with quiet_transformers():
-        trainer = DistillationTrainer(student, items, num_tasks, schedule, evaluate, folder)
-        trainer.add_callback(_Reporter(schedule.steps, report))
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    with quiet_transformers(), telling_out_of_memory(schedule.batch_tokens, schedule.gradient_checkpointing):
+        trainer = DistillationTrainer(student, items, num_tasks, schedule, evaluate, folder, ranks or Ranks())
+        trainer.add_callback(_Reporter(trainer, report))
+        try:
+            with without_view_warnings():
+                trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        finally:
+            trainer.release()
     return trainer.result()
 
 
 class DistillationTrainer(Trainer):
-    """Trainer with planned batches, a loss normalised over the whole step, and selection by validation accuracy."""
+    """Trainer with planned steps, a loss normalised over the whole step, and selection by validation accuracy."""
 
     def __init__(
         self,
@@ -121,139 +90,235 @@ class DistillationTrainer(Trainer):
         schedule: Schedule,
         evaluate: Callable[[], float],
         folder: Path,
+        ranks: Ranks | None = None,
     ) -> None:
         recipe = schedule.recipe
         self.student = student
-        self._num_tasks = num_tasks
-        self._schedule = schedule
+        self._ranks = ranks or Ranks()
         self._accuracy = evaluate
+        self._schedule = schedule
+        self.steps = Steps(student, items, num_tasks=num_tasks, schedule=schedule, ranks=self._ranks)
+        self._shards = Shards(student.model, self._ranks.device) if schedule.shard else None
         groups = student.parameter_groups(recipe.lr, recipe.weight_decay)
+        self._own_optimiser = torch.optim.AdamW(groups, fused=torch.cuda.is_available())
         super().__init__(
             model=student.model,
-            args=_arguments(schedule, folder),
-            # A micro-batch is one element of the dataset, so Trainer's own batch size is 1.
-            data_collator=lambda batch: student.collate(batch[0]),
-            train_dataset=_MicroBatches(items, schedule),
+            args=_arguments(schedule, folder, student, self._ranks),
+            train_dataset=self.steps,
             # Never read: `evaluate` below asks our own evaluation. Trainer insists on one.
-            eval_dataset=_MicroBatches(items, schedule),
-            optimizers=(torch.optim.AdamW(groups), None),
+            eval_dataset=self.steps,
+            optimizers=(self._own_optimiser, None),
         )
         self.args._n_gpu = 1  # several devices without a launcher would mean DataParallel, which splits micro-batches
-        self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
         self._begun = time.perf_counter()
+        self._used = self._computed = 0
+        if self._shards is not None:
+            # Evaluation mode is accelerate's word for not wrapping a model that exchanges gradients by itself.
+            self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
+        _route(student)
+        if schedule.gradient_checkpointing:
+            _save_activations_less(student.model)
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Tensor]:
-        """The micro-batches of a step, and how many units of each task all of them hold together."""
-        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        counts = [
-            count_units(
-                batch["labels"] != IGNORED,
-                batch["task"],
-                num_tasks=self._num_tasks,
-                reduction=self._schedule.reduction,
-            )
-            for batch in batches
-        ]
-        return batches, torch.stack(counts).sum(dim=0).to(device)
+    def get_train_dataloader(self) -> Any:
+        """The steps that are still to come, laid out ahead; a resumed run begins at the first of them."""
+        return _Loader(self)
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """One micro-batch's share of the step's loss."""
-        assert isinstance(num_items_in_batch, Tensor)
-        return normalised_loss(
-            self.student.token_losses(inputs),
-            inputs["labels"] != IGNORED,
-            task_N=inputs["task"],
-            weight_N=inputs["weight"],
-            count_K=num_items_in_batch,
-        )
+    def get_batch_samples(self, epoch_iterator: Iterator[Step], *args: Any) -> tuple[list[Step], None]:
+        """The next step; its units are counted already."""
+        return [next(epoch_iterator)], None
+
+    def training_step(  # type: ignore[override]
+        self, model: Any, inputs: Step, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward through all micro-batches of a step."""
+        model.train()
+        device = self.args.device
+        count_K = inputs.count_K.to(device, non_blocking=True)
+        total = torch.zeros((), device=device)
+        for number, batch in enumerate(inputs.batches):
+            last = number == len(inputs.batches) - 1
+            # Only the last backward pass of a step exchanges gradients.
+            with contextlib.nullcontext() if last else self._without_exchange(model):
+                loss = self._share(model, batch, count_K)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        self._used += inputs.used
+        self._computed += inputs.computed
+        return total
+
+    def _without_exchange(self, model: Any) -> contextlib.AbstractContextManager[Any]:
+        return self.accelerator.no_sync(model) if self._shards is None else self._shards.without_exchange()
+
+    def _share(self, model: Any, batch: Mapping[str, Tensor], count_K: Tensor) -> Tensor:
+        """What one micro-batch adds to the step's loss, times the processes over which gradients are averaged."""
+        moved = {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in batch.items()}
+        loss_T = model(micro_batch=moved)
+        share = normalised_loss(loss_T, moved["owner"], task_N=moved["task"], weight_N=moved["weight"], count_K=count_K)
+        return share * self._ranks.size
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Accuracy on validation, and the seconds of the whole run so far."""
-        metrics = {ACCURACY: self._accuracy(), "eval_seconds": self._seconds()}
+        """Accuracy on validation, and what the whole run took so far."""
+        with contextlib.nullcontext() if self._shards is None else self._shards.gathered():
+            accuracy = self._ranks.told(self._accuracy())
+        seconds, used, computed = self.spent()
+        metrics = {ACCURACY: accuracy, "eval_seconds": seconds, "eval_used": used, "eval_computed": computed}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> float:  # type: ignore[override]
-        """Trainer sums these into its state, which a resumed run carries on."""
-        return self.student.training_flops(inputs)
+    def floating_point_ops(self, inputs: Step) -> float:  # type: ignore[override]
+        """Trainer sums these over ranks and steps into its state, which a resumed run carries on."""
+        return inputs.flops
 
-    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
-        self.state.num_input_tokens_seen += int((inputs["labels"] != IGNORED).sum())
+    def _track_num_input_tokens(self, inputs: Step) -> None:
+        self.state.num_input_tokens_seen += inputs.learned
 
-    def _seconds(self) -> float:
-        return self._seconds_before() + time.perf_counter() - self._begun
+    def spent(self) -> tuple[float, int, int]:
+        """Seconds, positions with a token and positions computed, of the whole run so far."""
+        before = dict.fromkeys(_CUMULATIVE, 0.0)
+        if self._initial_global_step > 0:
+            for log in self.state.log_history:
+                if log["step"] <= self._initial_global_step:
+                    before = {key: max(value, log.get(key, 0.0)) for key, value in before.items()}
+        seconds, used, computed = before.values()
+        elapsed = time.perf_counter() - self._begun
+        return seconds + elapsed, int(used) + self._used, int(computed) + self._computed
 
-    def _seconds_before(self) -> float:
-        """Seconds of the parts before this process; a resumed state holds them in its last evaluation."""
-        if self._initial_global_step == 0:
-            return 0.0
-        earlier = [log for log in self.state.log_history if log["step"] <= self._initial_global_step]
-        return float(max((log.get("eval_seconds", 0.0) for log in earlier), default=0.0))
+    def release(self) -> None:
+        """Give the student's model back as it was, but trained."""
+        self.student.model.__dict__.pop("forward", None)
+        if self._shards is not None:
+            student: Any = self.student
+            student.model = self._shards.whole_model()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer does it, or whole weights gathered from all processes."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        if self._shards is None:
+            super().save_model(output_dir, _internal_call)
+        else:
+            self._shards.save_weights(folder)
+        # A pickle that nothing reads; the other files of a checkpoint are read as plain tensors and numbers.
+        (folder / "training_args.bin").unlink(missing_ok=True)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._shards is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._shards.load_weights(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if self._shards is None:
+            super()._load_best_model()
+        else:
+            self._shards.load_weights(Path(str(self.state.best_model_checkpoint)))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._shards is not None:  # what was written is this process's share alone
+            self._shards.save_optimiser(self._own_optimiser, Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self._shards is None or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        assert self.lr_scheduler is not None
+        self._shards.load_optimiser(self._own_optimiser, Path(checkpoint))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
 
     def result(self) -> TrainingResult:
         """What was done, after `train`."""
+        seconds, used, computed = self.spent()
         return TrainingResult(
             steps=self.state.global_step,
             best_step=self.state.best_global_step or self.state.global_step,
             accuracy=self.state.best_metric,
             tokens=int(self.state.num_input_tokens_seen),
+            token_efficiency=round(used / computed, 4) if computed else 1.0,
             flops=float(self.state.total_flos),
-            seconds=self._seconds(),
+            seconds=seconds,
             curve=_curve(self.state.log_history),
         )
 
 
-class _MicroBatches(TorchDataset[list[Item]]):
-    """Every micro-batch of a run, in order."""
+class _Loader:
+    """What Trainer takes for a data loader."""
 
-    def __init__(self, items: Sequence[Sequence[Item]], schedule: Schedule) -> None:
-        self._items = items
-        self._plan = plan_batches(
-            [max(example.length for example in wordings[0]) for wordings in items],
-            steps=schedule.steps,
-            batch=schedule.recipe.batch,
-            accumulate=schedule.accumulate,
-            seed=schedule.seed,
-        )
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self._trainer = trainer
+        self.dataset = trainer.steps
 
     def __len__(self) -> int:
-        return len(self._plan)
+        return len(self.dataset)
 
-    def __getitem__(self, number: int) -> list[Item]:
-        return [self._items[row][visit % len(self._items[row])] for row, visit in self._plan[number]]
+    def __iter__(self) -> Iterator[Step]:
+        return self.dataset.ahead(self._trainer.state.global_step)
+
+
+def _route(student: Student) -> None:
+    """Let the model's own forward pass compute token losses, when it is called with a micro-batch.
+
+    Wrappers that exchange gradients or gather weights act where the model itself is called, so the losses of a
+    micro-batch have to be computed inside such a call.
+    """
+    model: Any = student.model
+    plain = model.forward
+
+    def forward(*args: Any, micro_batch: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
+        if micro_batch is None:
+            return plain(*args, **kwargs)
+        # accelerate has put its autocast around this forward, and an autocast entered twice never ends: the model
+        # is called inside without it.
+        outside, model.forward = model.forward, plain
+        try:
+            return student.token_losses(micro_batch)
+        finally:
+            model.forward = outside
+
+    model.forward = forward
+
+
+def _save_activations_less(model: Any) -> None:
+    """Compute activations anew in the backward pass; releases of transformers differ in what they call it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 class _Reporter(TrainerCallback):
     """Passes log lines on."""
 
-    def __init__(self, steps: int, report: Callable[[Progress], None]) -> None:
-        self._steps = steps
+    def __init__(self, trainer: DistillationTrainer, report: Callable[[Progress], None]) -> None:
+        self._trainer = trainer
         self._report = report
+        self._seen = 0, time.perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         logs = logs or {}
-        if "loss" in logs or ACCURACY in logs:
-            self._report(Progress(state.global_step, self._steps, logs.get("loss"), logs.get(ACCURACY)))
+        loss, accuracy = logs.get("loss"), logs.get(ACCURACY)
+        if loss is not None and not loss - loss == 0:
+            raise MethodError(
+                f"the loss at step {state.global_step} is {loss}; try a lower --lr, or --fp32, in another --out"
+            )
+        if loss is not None or accuracy is not None:
+            speed, efficiency = self._speed()
+            steps = self._trainer.args.max_steps
+            self._report(Progress(state.global_step, steps, loss, accuracy, speed, efficiency))
+
+    def _speed(self) -> tuple[float | None, float | None]:
+        """Positions with a token a second since the last call, and their share so far."""
+        _, used, computed = self._trainer.spent()
+        (before, then), now = self._seen, time.perf_counter()
+        self._seen = used, now
+        return (used - before) / (now - then) if used > before else None, used / computed if computed else None
 
 
-def _arguments(schedule: Schedule, folder: Path) -> TrainingArguments:
+def _arguments(schedule: Schedule, folder: Path, student: Student, ranks: Ranks) -> TrainingArguments:
     recipe = schedule.recipe
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=schedule.steps,
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=schedule.accumulate,
-        train_sampling_strategy="sequential",
         learning_rate=recipe.lr,
         lr_scheduler_type=recipe.schedule,
         warmup_steps=round(recipe.warmup * schedule.steps),
@@ -261,6 +326,9 @@ def _arguments(schedule: Schedule, folder: Path) -> TrainingArguments:
         max_grad_norm=1.0,
         bf16=recipe.bf16,
         use_cpu=not torch.accelerator.is_available(),
+        ddp_backend=ranks.backend if ranks.size > 1 else None,
+        # Looking for parameters that got no gradient costs time; encoders have some, as BERT's pooler.
+        ddp_find_unused_parameters=not student.packs,
         seed=schedule.seed,
         eval_strategy="steps",
         eval_steps=schedule.eval_steps,
@@ -270,12 +338,24 @@ def _arguments(schedule: Schedule, folder: Path) -> TrainingArguments:
         load_best_model_at_end=True,
         metric_for_best_model=ACCURACY,
         greater_is_better=True,
-        logging_steps=max(1, min(50, schedule.steps // 20)),
+        logging_steps=_logging_steps(schedule),
+        # It would look at every step's loss, and so wait for the device; ours is looked at when it is logged.
+        logging_nan_inf_filter=False,
+        # `_Loader` itself begins where a resumed run goes on.
+        ignore_data_skip=True,
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
     )
+
+
+def _logging_steps(schedule: Schedule) -> int:
+    """Steps between log lines: about twenty lines a run, and one at each checkpoint.
+
+    A logged loss is a mean since the line before; a resumed run knows nothing of what was before its checkpoint.
+    """
+    wanted = max(1, min(50, schedule.steps // 20))
+    return max(size for size in range(1, wanted + 1) if schedule.eval_steps % size == 0)
 
 
 def _curve(history: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, float], ...]:

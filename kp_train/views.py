@@ -1,5 +1,13 @@
 """What a student reads and writes: one row of a dataset as label, rationale and combined views.
 
+    predict:                →  ANSWER                                label
+    explain:                →  RATIONALE                             rationale, apart from the label
+    reason:                 →  RATIONALE ⏎ The answer is ANSWER      combined, rationale first
+    answer and explain:     →  ANSWER ⏎ RATIONALE                    combined, answer first
+
+Rationales of several teachers are told apart by name: "explain as ada: ". All of it is made from the row as it is
+read; the dataset stays as it was published.
+
 A *row* is a question with what is known about it: the gold answer, every teacher's rationale, the purified one. A
 *target* is one pair of texts to learn, under a prefix that tells the student which of its tasks is asked for.
 Source of the layout: TinyLLM (arXiv:2402.04616): the question, "Answer Choices:", one lettered choice a line; the
@@ -24,6 +32,16 @@ RATIONALE_PREFIX: Final = "explain: "
 _LETTER: Final = re.compile(r"\([A-Za-z]\)|\b(?:option|choice|answer|letter)s?:? +\(?[A-Z]\b", re.IGNORECASE)
 
 Labels = Literal["gold", "purified"]
+View = Literal["separate", "rationale-first", "answer-first"]
+VIEWS: Final[tuple[View, ...]] = ("separate", "rationale-first", "answer-first")
+"""How a rationale is learned: apart from the answer, before it in one text, or after it."""
+
+CONCLUSION: Final = "The answer is "
+_VERBS: Final[Mapping[View, str]] = {
+    "separate": "explain",
+    "rationale-first": "reason",
+    "answer-first": "answer and explain",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +53,16 @@ class Row:
         rationales: teacher to its rationale; teachers that gave none are absent.
         purified: the one rationale that a purifier kept.
         purified_answer: text of the answer that the purified rationale concludes.
+        score: what the purifier gave the rationale it kept; None: nothing.
+        confidence: how much the purified rationale counts beside those of other rows; 1 is the mean.
     """
 
     question: Question
     rationales: Mapping[str, str] = field(default_factory=dict)
     purified: str | None = None
     purified_answer: str | None = None
+    score: float | None = None
+    confidence: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +119,18 @@ def reordered(row: Row, draw: random.Random) -> Row:
 
 
 def label_view(row: Row, labels: Labels = "gold") -> list[Target]:
-    """The answer to predict; nothing where the row has no answer of that kind."""
-    answer = row.question.answer if labels == "gold" else row.purified_answer
-    return [Target(LABEL, LABEL_PREFIX, answer)] if answer else []
+    """The answer to predict; nothing where the row has no answer of that kind.
+
+    A purified answer is as sure as the rationale that concludes it, and counts so; a gold one counts fully.
+    """
+    answer = answer_of(row, labels)
+    confidence = 1.0 if labels == "gold" else row.confidence
+    return [Target(LABEL, LABEL_PREFIX, answer, confidence)] if answer else []
+
+
+def answer_of(row: Row, labels: Labels) -> str | None:
+    """The answer of that kind; None: the row has none."""
+    return (row.question.answer if labels == "gold" else row.purified_answer) or None
 
 
 def rationale_view(row: Row, teacher: str, *, weight: float = 1.0, own_prefix: bool = True) -> list[Target]:
@@ -119,12 +150,44 @@ def rationale_view(row: Row, teacher: str, *, weight: float = 1.0, own_prefix: b
 
 def purified_view(row: Row, *, weight: float = 1.0) -> list[Target]:
     """The purified rationale; nothing where purification kept none."""
-    return [Target(RATIONALE, RATIONALE_PREFIX, row.purified, weight)] if row.purified else []
+    return [Target(RATIONALE, RATIONALE_PREFIX, row.purified, weight * row.confidence)] if row.purified else []
 
 
 def all_views(row: Row, teachers: Sequence[str], *, weight: float = 1.0) -> list[Target]:
     """Every one of these teachers' rationales, each as a task of its own."""
     return [target for teacher in teachers for target in rationale_view(row, teacher, weight=weight)]
+
+
+def combined_view(row: Row, rationales: Sequence[Target], view: View, labels: Labels = "gold") -> list[Target]:
+    """Rationales as one text with the answer, under prefixes of their own; nothing where the row has no answer.
+
+    The answer is the row's label, whoever wrote the rationale, and so the same after every one of them.
+
+    >>> row = Row(Question(id="1", question="Is ice cold?", answer="yes"), purified="Ice is frozen.")
+    >>> combined_view(row, purified_view(row), "rationale-first")[0].text
+    'Ice is frozen.\\nThe answer is yes'
+    """
+    if view == "separate":
+        return list(rationales)
+    if not (answer := answer_of(row, labels)):
+        return []
+    return [_combined(target, answer, view) for target in rationales]
+
+
+def _combined(target: Target, answer: str, view: View) -> Target:
+    first = view == "rationale-first"
+    text = f"{target.text}\n{CONCLUSION}{answer}" if first else f"{answer}\n{target.text}"
+    prefix = _VERBS[view] + target.prefix.removeprefix(_VERBS["separate"])
+    return replace(target, task=f"{view} {target.task}", prefix=prefix, text=text)
+
+
+def rationale_prefix(view: View = "separate", teacher: str | None = None) -> str:
+    """The prefix under which a student of that view writes rationales, or those of one teacher.
+
+    >>> rationale_prefix("rationale-first"), rationale_prefix(teacher="ada")
+    ('reason: ', 'explain as ada: ')
+    """
+    return f"{_VERBS[view]}: " if teacher is None else f"{_VERBS[view]} as {teacher}: "
 
 
 def teacher_prefix(teacher: str) -> str:
@@ -133,7 +196,7 @@ def teacher_prefix(teacher: str) -> str:
     >>> teacher_prefix("ada")
     'explain as ada: '
     """
-    return f"explain as {teacher}: "
+    return rationale_prefix(teacher=teacher)
 
 
 def _letter(index: int) -> str:

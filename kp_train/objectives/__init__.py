@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from kp_data.errors import ConfigError
+from kp_train.objectives.confidence import weigh_by_score
 from kp_train.objectives.fine_tune import FINE_TUNE
 from kp_train.objectives.objective import Objective, Weights
 from kp_train.objectives.purified import PURIFIED
 from kp_train.objectives.step_by_step import STEP_BY_STEP
 from kp_train.objectives.tinyllm import TINYLLM
 
-__all__ = ["OBJECTIVES", "Objective", "Weights", "objective_named"]
+__all__ = ["OBJECTIVES", "Objective", "Weights", "objective_named", "weigh_by_score"]
 
 OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
     {objective.name: objective for objective in (FINE_TUNE, STEP_BY_STEP, TINYLLM, PURIFIED)}

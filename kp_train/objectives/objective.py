@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kp_data.errors import MethodError
 from kp_train.dataset import Dataset
-from kp_train.views import Labels, Row, Target
+from kp_train.views import Labels, Row, Target, View, combined_view
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +18,17 @@ class Weights:
         teachers: whose rationales are learned, in this order.
         rationale: lambda, the factor of each rationale task beside the label task, which has 1.
         labels: which answers the label task predicts.
+        view: how rationales are learned.
     """
 
     teachers: tuple[str, ...] = ()
     rationale: float = 1.0
     labels: Labels = "gold"
+    view: View = "separate"
+
+    def seen(self, row: Row, rationales: list[Target]) -> list[Target]:
+        """A row's rationales in the view that was chosen."""
+        return combined_view(row, rationales, self.view, self.labels)
 
 
 @dataclass(frozen=True, slots=True)

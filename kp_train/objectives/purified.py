@@ -12,7 +12,7 @@ from kp_train.views import Row, Target, label_view, purified_view
 
 def purified(row: Row, weights: Weights) -> list[Target]:
     """The answer, and the purified rationale."""
-    return [*label_view(row, weights.labels), *purified_view(row, weight=weights.rationale)]
+    return [*label_view(row, weights.labels), *weights.seen(row, purified_view(row, weight=weights.rationale))]
 
 
 PURIFIED = Objective(
@@ -22,5 +22,5 @@ PURIFIED = Objective(
     needs="answers, one purified rationale a question",
     check=need_purified,
     source="arXiv:2602.01064",
-    options=("rationale_weight",),
+    options=("rationale_weight", "view", "weight_by"),
 )

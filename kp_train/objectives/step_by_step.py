@@ -16,10 +16,8 @@ from kp_train.views import Row, Target, label_view, rationale_view
 def step_by_step(row: Row, weights: Weights) -> list[Target]:
     """The answer, and the one teacher's rationale."""
     (teacher,) = weights.teachers
-    return [
-        *label_view(row, weights.labels),
-        *rationale_view(row, teacher, weight=weights.rationale, own_prefix=False),
-    ]
+    rationales = rationale_view(row, teacher, weight=weights.rationale, own_prefix=False)
+    return [*label_view(row, weights.labels), *weights.seen(row, rationales)]
 
 
 def need_one_teacher(dataset: Dataset, weights: Weights) -> None:
@@ -44,5 +42,5 @@ STEP_BY_STEP = Objective(
     needs="answers, rationales of one teacher",
     check=need_one_teacher,
     source="arXiv:2305.02301",
-    options=("teachers", "rationale_weight"),
+    options=("teachers", "rationale_weight", "view"),
 )

@@ -12,7 +12,8 @@ from kp_train.views import Row, Target, all_views, label_view
 
 def tinyllm(row: Row, weights: Weights) -> list[Target]:
     """The answer, and all rationales."""
-    return [*label_view(row, weights.labels), *all_views(row, weights.teachers, weight=weights.rationale)]
+    rationales = all_views(row, weights.teachers, weight=weights.rationale)
+    return [*label_view(row, weights.labels), *weights.seen(row, rationales)]
 
 
 TINYLLM = Objective(
@@ -22,5 +23,5 @@ TINYLLM = Objective(
     needs="answers, rationales of the teachers",
     check=need_teachers,
     source="arXiv:2402.04616",
-    options=("teachers", "rationale_weight"),
+    options=("teachers", "rationale_weight", "view", "as_published"),
 )

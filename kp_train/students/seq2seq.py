@@ -1,7 +1,7 @@
 """Encoder-decoder students: T5 and its relatives.
 
-Axes: N targets in a batch, S input positions, L label positions, V vocabulary, Q questions, R choices of all
-questions of a batch in one row, D model size.
+Axes: N targets in a micro-batch, T learned tokens of all of them, S input positions, L label positions, V vocabulary,
+Q questions or different inputs, R choices of all questions of a batch in one row, D model size.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from transformers.modeling_outputs import BaseModelOutput
 from kp_data.errors import ConfigError
 from kp_data.schema import Question
 from kp_data.tables import write_json
-from kp_train.batches import IGNORED, MAX_INPUT_TOKENS, MAX_TARGET_TOKENS, Example, Item, pad
-from kp_train.students.student import STUDENT_FILE, Recipe, read_limit
+from kp_train.batches import IGNORED, MAX_INPUT_TOKENS, MAX_TARGET_TOKENS, Example, Item, flat_targets, pad
+from kp_train.losses import head_losses
+from kp_train.packing import PACKED_MODELS, PackedBlocks, lay_out, use_block_attention
+from kp_train.students.student import STUDENT_FILE, Recipe, read_limit, tokenizer_identity
 from kp_train.views import LABEL_PREFIX, Target, question_input
 
 SCORED_AT_ONCE: Final = 32
@@ -30,6 +32,10 @@ CHECKPOINT_RECIPE: Final = Recipe(
     lr=5e-5, batch=16, epochs=3, schedule="constant", warmup=0.0, weight_decay=0.0, bf16=False
 )
 """TinyLLM's learning rate and batch; the number of epochs is ours."""
+
+
+_PLAIN_HEADS: Final = frozenset({"bart", "mbart", "pegasus", "marian"})
+"""Model types whose logits are output embedding times last hidden state, plus `final_logits_bias`."""
 
 
 class Seq2SeqStudent:
@@ -56,6 +62,10 @@ class Seq2SeqStudent:
         self.max_input = max_input
         self.max_target = max_target
         self.truncated = 0
+        self.packs = model.config.model_type in PACKED_MODELS
+        self._reaches_head = model.config.model_type in PACKED_MODELS | _PLAIN_HEADS
+        if self.packs:
+            use_block_attention(model)
 
     @classmethod
     def from_checkpoint(cls, name: str) -> Seq2SeqStudent:
@@ -88,23 +98,92 @@ class Seq2SeqStudent:
         label = self._target(target.text)
         return Example((self._input(target.prefix, question),), label, task, target.weight)
 
-    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """`input_ids`, `attention_mask` (N, S); `labels` (N, L); `task`, `weight` (N,)."""
+    def encoding_identity(self) -> str | None:
+        """Class, tokenizer and limits."""
+        tokenizer = tokenizer_identity(self.tokenizer)
+        return None if tokenizer is None else f"{type(self).__name__} {self.max_input} {self.max_target} {tokenizer}"
+
+    def tokens_of(self, example: Example) -> int:
+        """Input and label tokens."""
+        return len(example.inputs[0]) + len(example.label)
+
+    def collate(self, items: Sequence[Item], *, packed: bool = False) -> dict[str, Tensor]:
+        """A micro-batch; targets that stand side by side in an item and read the same share one encoded input.
+
+        Padded: `input_ids`, `attention_mask` (Q, S); `decoder_input_ids` (N, L); `reads` (N,), the input of each
+        target; `learned_at` (T,), where in (N x L) each learned token is predicted.
+        Packed: what `kp_train.packing.lay_out` makes of inputs and labels.
+        """
         examples = [example for item in items for example in item]
-        batch = self._padded([example.inputs[0] for example in examples])
-        batch["labels"] = torch.tensor(pad([example.label for example in examples], IGNORED))
-        batch["task"] = torch.tensor([example.task for example in examples])
-        batch["weight"] = torch.tensor([example.weight for example in examples])
+        inputs, reads = _shared_inputs(items)
+        labels = [example.label for example in examples]
+        batch = flat_targets(examples)
+        if packed:
+            written = [(self._start, *label[:-1]) for label in labels]
+            return batch | lay_out(inputs, written, reads, filler=self._pad)
+        return batch | {"reads": torch.tensor(reads)} | self._side_by_side(inputs, labels)
+
+    def _side_by_side(self, inputs: Sequence[tuple[int, ...]], labels: Sequence[tuple[int, ...]]) -> dict[str, Tensor]:
+        batch = self._padded(inputs)
+        labels_NL = torch.tensor(pad(labels, IGNORED))
+        batch["decoder_input_ids"] = self._shifted(labels_NL)
+        batch["learned_at"] = (labels_NL != IGNORED).flatten().nonzero()[:, 0]
         return batch
 
+    def positions(self, batch: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Positions of encoder and decoder with a token, and all that are computed."""
+        if "input_rows" in batch:
+            read = sum(lengths.sum() for name, lengths in batch.items() if name.startswith("input_length"))
+            computed = batch["input_rows"].numel() + batch["label_rows"].numel()
+        else:
+            read, computed = batch["attention_mask"].sum(), batch["input_ids"].numel()
+            computed += batch["decoder_input_ids"].numel()
+        return int(read) + len(batch["learned"]), computed
+
     def token_losses(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """(N, L) float32, negative log-likelihood of each label token in nats, 0 where ignored."""
+        """(T,) float32, negative log-likelihood of each learned token in nats."""
+        if not self._reaches_head:
+            return self._losses_of_logits(batch)
+        hidden_TD = self._hidden_packed(batch) if "input_rows" in batch else self._hidden_padded(batch)
+        head = self.model.get_output_embeddings()
+        bias_V = getattr(self.model, "final_logits_bias", None)
+        bias_V = head.bias if bias_V is None else bias_V[0]
+        return head_losses(hidden_TD * _head_scale(self.model), head.weight, batch["learned"], bias_V)
+
+    def _hidden_packed(self, batch: Mapping[str, Tensor]) -> Tensor:
+        blocks = PackedBlocks.of_batch(batch)
+        read = self.model.get_encoder()(input_ids=batch["input_rows"], packed_blocks=blocks).last_hidden_state
+        written = self.model.get_decoder()(
+            input_ids=batch["label_rows"], encoder_hidden_states=read, use_cache=False, packed_blocks=blocks
+        ).last_hidden_state
+        # Labels stand one after another, so the flat rows begin with exactly the learned positions.
+        hidden_TD: Tensor = written.flatten(0, 1)[: len(batch["learned"])]
+        return hidden_TD
+
+    def _hidden_padded(self, batch: Mapping[str, Tensor]) -> Tensor:
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        read_QSD = self.model.get_encoder()(**inputs).last_hidden_state
+        written_NLD = self.model.get_decoder()(
+            input_ids=batch["decoder_input_ids"],
+            encoder_hidden_states=read_QSD[batch["reads"]],
+            encoder_attention_mask=batch["attention_mask"][batch["reads"]],
+            use_cache=False,
+        ).last_hidden_state
+        hidden_TD: Tensor = written_NLD.flatten(0, 1)[batch["learned_at"]]
+        return hidden_TD
+
+    def _losses_of_logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """For models whose head we do not know: their own forward pass, all logits included."""
+        reads_N = batch["reads"]
         logits_NLV = self.model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels=batch["labels"]),
+            input_ids=batch["input_ids"][reads_N],
+            attention_mask=batch["attention_mask"][reads_N],
+            decoder_input_ids=batch["decoder_input_ids"],
+            use_cache=False,
         ).logits
-        return _negative_log_likelihood(logits_NLV, batch["labels"])
+        logits_TV = logits_NLV.flatten(0, 1)[batch["learned_at"]]
+        wide_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
+        return functional.cross_entropy(wide_TV, batch["learned"], reduction="none")
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """One group of everything."""
@@ -115,7 +194,8 @@ class Seq2SeqStudent:
 
         Source: the usual 6 N D estimate (arXiv:2001.08361), attention left out.
         """
-        read, written = int(batch["attention_mask"].sum()), int((batch["labels"] != IGNORED).sum())
+        written = len(batch["learned"])
+        read = self.positions(batch)[0] - written
         inside = _own_parameters(self.model.get_encoder())
         head = self.model.get_output_embeddings()
         outside = _own_parameters(self.model.get_decoder()) + (head.weight.numel() if head is not None else 0)
@@ -163,7 +243,7 @@ class Seq2SeqStudent:
         logits_RLV = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=hidden_QSD[owner_R]),
             attention_mask=batch["attention_mask"][owner_R],
-            decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels=labels_RL),
+            decoder_input_ids=self._shifted(labels_RL),
         ).logits
         score_R = -_negative_log_likelihood(logits_RLV, labels_RL).sum(dim=1)
         if per_token:
@@ -190,6 +270,20 @@ class Seq2SeqStudent:
     def _tokens(self, text: str) -> tuple[int, ...]:
         # `verbose` would warn of inputs beyond the tokenizer's nominal length, which are cut here.
         return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _shifted(self, labels_NL: Tensor) -> Tensor:
+        """What the decoder reads: mostly the labels behind a start token, but mBART has a rule of its own."""
+        if hasattr(self.model, "prepare_decoder_input_ids_from_labels"):
+            shifted: Tensor = self.model.prepare_decoder_input_ids_from_labels(labels=labels_NL)
+            return shifted
+        return functional.pad(
+            labels_NL[:, :-1].masked_fill(labels_NL[:, :-1] == IGNORED, self._pad), (1, 0), value=self._start
+        )
+
+    @property
+    def _start(self) -> int:
+        start = self.model.config.decoder_start_token_id
+        return self._pad if start is None else int(start)
 
     @property
     def _end(self) -> int:
@@ -218,6 +312,26 @@ def _negative_log_likelihood(logits_NLV: Tensor, labels_NL: Tensor) -> Tensor:
     return functional.cross_entropy(
         logits_NLV.float().transpose(1, 2), labels_NL, ignore_index=IGNORED, reduction="none"
     )
+
+
+def _shared_inputs(items: Sequence[Item]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """Inputs without the repetitions inside an item, and for each target the number of the one it reads."""
+    inputs: list[tuple[int, ...]] = []
+    reads: list[int] = []
+    for item in items:
+        known: dict[tuple[int, ...], int] = {}
+        for example in item:
+            if example.inputs[0] not in known:
+                known[example.inputs[0]] = len(inputs)
+                inputs.append(example.inputs[0])
+            reads.append(known[example.inputs[0]])
+    return inputs, reads
+
+
+def _head_scale(model: Any) -> float:
+    """What T5 and UMT5 with tied embeddings multiply the last hidden state by before the head."""
+    scaled = {"t5": "scale_decoder_outputs", "umt5": "tie_word_embeddings"}.get(model.config.model_type)
+    return float(model.config.d_model**-0.5) if scaled and getattr(model.config, scaled) else 1.0
 
 
 def _own_parameters(module: torch.nn.Module) -> int:

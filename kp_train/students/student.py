@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from kp_data.errors import DataError
 from kp_data.schema import Question
@@ -14,7 +15,7 @@ from kp_train.views import Target
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 STUDENT_FILE: Final = "student.json"
 
@@ -32,6 +33,23 @@ def read_limit(described: Mapping[str, Any], key: str, folder: Path) -> int:
             place=folder / STUDENT_FILE,
         )
     return value
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What decides about the tokens of a text; None where a tokenizer cannot tell."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    parts = (backend.to_str(), tokenizer.special_tokens_map, tokenizer.chat_template, tokenizer.name_or_path)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """A student whose encoded rows may be kept between runs."""
+
+    def encoding_identity(self) -> str | None:
+        """All that decides what `encode` makes of a row: class, `tokenizer_identity`, limits; None: keep nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +80,24 @@ class Recipe:
 class Student(Protocol):
     """A model with its tokenizer, and what differs between architectures.
 
-    Axes: N targets in a batch, L positions, Q questions, C choices.
+    A micro-batch is a dict of tensors: the student's own inputs, and always
+        learned (T,) int64    tokens that are learned, all targets of the micro-batch one after another, nothing padded
+        owner   (T,) int64    which target of the micro-batch each of them belongs to
+        task    (N,) int64    task of each target
+        weight  (N,) float32  weight of each target
+    which `kp_train.batches.flat_targets` makes. A scorer of choices learns one "token" a target, the index of the
+    right choice. What a micro-batch computes must not depend on what else is in it, so that the trainer may cut a
+    step wherever it likes, also between two targets of a row; targets of a row that read the same stay together.
+
+    Axes: N targets in a micro-batch, T learned tokens, Q questions, C choices.
     """
 
     truncated: int
     """Inputs and targets cut so far because they were longer than the student takes."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether several targets may share a sequence, exactly; if not, `collate` is never asked to pack."""
 
     @property
     def kind(self) -> str:
@@ -91,17 +122,30 @@ class Student(Protocol):
             MethodError: this student cannot learn from this question.
         """
 
-    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """A micro-batch: the student's inputs, `labels` (N, L), `task` (N,) and `weight` (N,)."""
+    def tokens_of(self, example: Example) -> int:
+        """Positions that it costs, inputs and label, without padding; what `--batch-tokens` counts."""
+
+    def collate(self, items: Sequence[Item], *, packed: bool = False) -> dict[str, Tensor]:
+        """A micro-batch on the host; `packed` puts several targets into one sequence."""
+
+    def positions(self, batch: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Positions of a micro-batch that hold a token, and positions that are computed, padding included."""
 
     def token_losses(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """(N, L) float32, negative log-likelihood of each label position in nats; any number where it is ignored."""
+        """(T,) float32, negative log-likelihood of each learned token in nats.
+
+        Hidden states are gathered where something is learned before they meet the vocabulary
+        (`kp_train.losses.head_losses`), so that no logits of all positions ever exist.
+        """
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Parameter groups of the optimiser at this peak learning rate."""
 
     def training_flops(self, batch: Mapping[str, Tensor]) -> float:
-        """Estimate of the floating-point operations of one forward and backward pass, padding not counted."""
+        """Estimate of the floating-point operations of one forward and backward pass, padding not counted.
+
+        Asked of a micro-batch on the host, before it is moved.
+        """
 
     def choice_log_probs(self, questions: Sequence[Question], *, per_token: bool = False) -> list[list[float]]:
         """For each question, a score of each choice: its log-probability in nats, or that per token."""

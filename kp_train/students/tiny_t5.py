@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from typing import Final
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from kp_train.students.seq2seq import Seq2SeqStudent
 from kp_train.students.student import Recipe
+from kp_train.students.tiny_tokenizer import build_tokenizer
 
-VOCABULARY: Final = 2048
-SPECIAL: Final = ("<pad>", "</s>", "<unk>")
-"""Tokens 0, 1 and 2: padding, which also starts the decoder, end, and unknown, which bytes make impossible."""
+__all__ = ["RECIPE", "build_tokenizer", "make_tiny_t5"]
+
 RECIPE: Final = Recipe(
     lr=3e-3, batch=16, epochs=26, schedule="linear", warmup=0.1, weight_decay=0.01, bf16=True, choice_orders=8
 )
@@ -34,26 +33,6 @@ def make_tiny_t5(texts: Sequence[str], *, seed: int) -> Seq2SeqStudent:
     tokenizer = build_tokenizer(texts)
     torch.manual_seed(seed)
     return Seq2SeqStudent(T5ForConditionalGeneration(_config(tokenizer)), tokenizer, recipe=RECIPE)
-
-
-def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer; the same texts give the same one, in whatever order they come."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(sorted(texts), trainer)
-    marks = dict(zip(("pad_token", "eos_token", "unk_token"), SPECIAL, strict=True))
-    wrapped: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **marks
-    )
-    return wrapped
 
 
 def _config(tokenizer: PreTrainedTokenizerFast) -> T5Config:

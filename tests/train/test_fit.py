@@ -8,8 +8,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from small_rows import (
     small_questions,
     write_panel,
@@ -45,6 +48,20 @@ def test_a_checkpoint_given_by_path_is_distilled_and_recorded(t5: Path, tmp_path
     assert record["teacher_calls"] == 0
     assert [line["step"] for line in record["curve"] if "validation_accuracy" in line] == [1, 2]
     assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_checkpoints_hold_nothing_that_runs_code_when_it_is_read(t5: Path, tmp_path: Path) -> None:
+    seen: set[str] = set()
+
+    def look(_: object) -> None:
+        for file in (tmp_path / "out" / "checkpoints").glob("checkpoint-*/*"):
+            seen.add(file.name)
+            if file.suffix == ".pt":
+                torch.load(file, weights_only=True)
+
+    fit(GOLD, replace(OPTIONS, student=str(t5)), tmp_path / "out", report=look)
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= seen
+    assert "training_args.bin" not in seen
 
 
 def test_training_teaches_what_the_rows_say(tmp_path: Path) -> None:
@@ -155,10 +172,11 @@ def test_purified_labels_need_no_gold(t5: Path, tmp_path: Path) -> None:
         ({"lr": float("nan")}, "--lr"),
         ({"rationale_weight": -1.0, "objective": "tinyllm"}, "--lambda"),
         ({"accumulate": 9}, "--accumulate"),
+        ({"batch_tokens": 0}, "--batch-tokens"),
         ({"reduction": "max"}, "--reduction"),
         ({"validation_split": "train"}, "--validation-split"),
         ({"validation_split": "test"}, "--validation-split.*never selected on"),
-        ({"student": "tiny-t6"}, "no student 'tiny-t6'; there are tiny-t5, minilm"),
+        ({"student": "tiny-t6"}, "no student 'tiny-t6'; there are tiny-t5, tiny-llama, minilm"),
         ({"objective": "magic"}, "--objective"),
     ],
 )
@@ -191,12 +209,37 @@ def test_the_default_weight_and_the_same_weight_given_are_one_run(t5: Path, tmp_
     assert fit(dataset, replace(options, rationale_weight=1.0), tmp_path / "out") == record
 
 
-def test_several_processes_are_refused_instead_of_training_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_more_processes_than_rows_of_a_step_are_refused(
+    t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="torchrun"):
-        fit(GOLD, OPTIONS, tmp_path / "out")
+    monkeypatch.setenv("WORLD_SIZE", "9")
+    with pytest.raises(ConfigError, match="--batch: 4 rows a step are too few for 9 processes"):
+        fit(GOLD, replace(OPTIONS, student=str(t5)), tmp_path / "out")
+
+
+def test_sharding_over_a_single_process_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--shard.*torchrun"):
+        fit(GOLD, replace(OPTIONS, shard=True), tmp_path / "out")
+
+
+def test_how_a_run_is_cut_does_not_make_it_another_run(t5: Path, tmp_path: Path) -> None:
+    options = replace(OPTIONS, student=str(t5))
+    record = fit(GOLD, options, tmp_path / "out")
+    assert fit(GOLD, replace(options, batch_tokens=64, pack=False), tmp_path / "out") == record
+    assert record["token_efficiency"] == 1.0
+
+
+@pytest.mark.parametrize("change", [{"batch_tokens": 60}, {"pack": False}, {"gradient_checkpointing": True}])
+def test_memory_options_change_the_student_by_rounding_at_most(change: dict[str, Any], tmp_path: Path) -> None:
+    dataset = read_dataset(write_purified(tmp_path / "data"))
+    start = write_tiny_t5_checkpoint(tmp_path / "start", dropout=0.0)
+    options = replace(OPTIONS, student=str(start), objective="tinyllm", batch=6, steps=3, eval_steps=3, lr=1e-3)
+    for name, changed in (("plain", options), ("changed", replace(options, **change))):
+        fit(dataset, changed, tmp_path / name)
+    plain, changed = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "changed"))
+    # Adam turns the sign of a vanishing gradient into a whole step, so a few weights may differ by that.
+    for name, weight in plain.items():
+        assert (weight - changed[name]).abs().mean() < 1e-4, name
 
 
 @pytest.mark.slow
@@ -217,8 +260,44 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tmp_path: Path) -> 
     whole, cut = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
     assert whole == cut
     records = [json.loads((tmp_path / name / "run.json").read_text(encoding="utf-8")) for name in ("whole", "cut")]
-    for key in ("steps", "best_step", "tokens", "flops", "validation_accuracy"):
+    for key in ("steps", "best_step", "tokens", "token_efficiency", "flops", "validation_accuracy"):
         assert records[0][key] == records[1][key], key
+    assert _losses(records[0]) == _losses(records[1])
+
+
+def _losses(record: dict[str, Any]) -> list[float]:
+    return [line["loss"] for line in record["curve"] if "loss" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [[], ["--batch-tokens", "200"], ["--shard"]])
+def test_two_processes_give_the_result_of_one(how: list[str], tmp_path: Path) -> None:
+    panel = write_panel(tmp_path / "panel", small_questions(24, 6, 6))
+    start = write_tiny_t5_checkpoint(tmp_path / "start", dropout=0.0)
+    command = ["kp_train", "fit", str(panel), "--student", str(start), "--objective", "tinyllm", "--json"]
+    command += ["--steps", "12", "--batch", "6", "--eval-steps", "6", "--lr", "1e-3"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    outputs = [
+        subprocess.run(
+            [sys.executable, *launch, *command, *options, "--out", str(tmp_path / name)],
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        for name, launch, options in (("one", ["-m"], []), ("two", torchrun, how))
+    ]
+    one, two = (json.loads((tmp_path / name / "run.json").read_text(encoding="utf-8")) for name in ("one", "two"))
+    assert json.loads(outputs[1].stdout)["steps"] == 12  # one object, so one process alone has spoken
+    assert _losses(two) == pytest.approx(_losses(one), rel=1e-4)
+    for key in ("tokens", "validation_accuracy", "best_step"):
+        assert one[key] == two[key], key
+    assert one["flops"] == pytest.approx(two["flops"])
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
+    assert weights[0].keys() == weights[1].keys()
+    for name, weight in weights[0].items():
+        assert (weight - weights[1][name]).abs().mean() < 1e-4, name
 
 
 def _wait_for(path: Path, *, seconds: float = 120.0) -> None:

@@ -96,7 +96,10 @@ def test_practice_questions_are_a_dataset_of_gold_answers(
         (["fit", "practice:9", *TINY, "--lambda", "1"], "--lambda has no effect"),
         (["fit", "absent", *TINY, "--teachers", "ada"], "--teachers has no effect"),
         (["fit", "practice:9", *TINY, "--validation-split", "test"], "never selected on"),
-        (["fit", "practice:9", "--student", "minilmm", "--objective", "fine-tune", "--out", "out"], "tiny-t5, minilm"),
+        (
+            ["fit", "practice:9", "--student", "minilmm", "--objective", "fine-tune", "--out", "out"],
+            "tiny-t5, tiny-llama, minilm",
+        ),
     ],
 )
 def test_what_the_user_can_mend_is_one_message_and_exit_code_2(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,14 @@ import torch
 from small_rows import small_questions, small_responses, write_tiny_t5_checkpoint
 from transformers import TrainerCallback
 
+from kp_data.errors import MethodError
 from kp_train.batches import Item
+from kp_train.losses import count_units
+from kp_train.schedule import Schedule
+from kp_train.steps import Step
 from kp_train.students.seq2seq import Seq2SeqStudent
 from kp_train.students.student import Recipe
-from kp_train.trainer import DistillationTrainer, Schedule
+from kp_train.trainer import DistillationTrainer, _logging_steps, train
 from kp_train.views import LABEL, LABEL_PREFIX, Target
 
 RECIPE = Recipe(
@@ -52,21 +57,22 @@ def _gradients(checkpoint: Path, folder: Path, accumulate: int, *, naive: bool =
     trainer = DistillationTrainer(student, items, 2, schedule, lambda: 0.5, folder)
     trainer.args.max_grad_norm = 0.0
     if naive:
-        trainer.get_batch_samples = _counts_of_each_micro_batch(trainer)  # type: ignore[method-assign]
+        trainer.training_step = _counting_each_micro_batch(trainer)  # type: ignore[method-assign]
     gradients = _Gradients()
     trainer.add_callback(gradients)
     trainer.train()
     return gradients.kept
 
 
-def _counts_of_each_micro_batch(trainer: DistillationTrainer) -> Any:
+def _counting_each_micro_batch(trainer: DistillationTrainer) -> Any:
     """What a mean over each micro-batch, divided by their number, would do."""
-    ours = trainer.get_batch_samples
+    ours = trainer.training_step
 
-    def counted(*args: Any) -> Any:
-        batches, _ = ours(*args)
-        _, first = ours(iter(batches[:1]), 1, torch.device("cpu"))
-        return batches, first * len(batches)
+    def counted(model: Any, step: Step, num_items_in_batch: object = None) -> Any:
+        for batch in step.batches:
+            count = count_units(batch["owner"], batch["task"], num_tasks=2).clamp(min=1)
+            ours(model, replace(step, batches=(batch,), count_K=count * len(step.batches)))
+        return torch.tensor(0.0)
 
     return counted
 
@@ -76,7 +82,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_t5_checkpoint(tmp_path_factory.mktemp("checkpoint"), dropout=0.0)
 
 
-@pytest.mark.parametrize("accumulate", [2, 4])
+@pytest.mark.parametrize("accumulate", [2, 3, 4, 8])
 def test_accumulation_does_not_change_the_gradient(checkpoint: Path, tmp_path: Path, accumulate: int) -> None:
     whole = _gradients(checkpoint, tmp_path / "whole", 1)
     cut = _gradients(checkpoint, tmp_path / "cut", accumulate)
@@ -87,7 +93,7 @@ def test_accumulation_does_not_change_the_gradient(checkpoint: Path, tmp_path: P
 
 def test_normalising_each_micro_batch_by_itself_would_change_it(checkpoint: Path, tmp_path: Path) -> None:
     whole = _gradients(checkpoint, tmp_path / "whole", 1)
-    naive = _gradients(checkpoint, tmp_path / "naive", 4, naive=True)
+    naive = _gradients(checkpoint, tmp_path / "naive", 3, naive=True)
     assert max((whole[name] - naive[name]).abs().max().item() for name in whole) > 1e-3
 
 
@@ -106,6 +112,19 @@ def test_the_gradient_is_that_of_the_formula(checkpoint: Path, tmp_path: Path) -
     (sums[0] / counts[0] + 0.5 * sums[1] / counts[1]).backward()
     for name, parameter in student.model.named_parameters():
         assert torch.allclose(parameter.grad, trained[name], rtol=0, atol=1e-6), name
+
+
+@pytest.mark.parametrize(("steps", "eval_steps", "expected"), [(200, 17, 1), (240, 20, 10), (4, 1, 1), (3000, 250, 50)])
+def test_losses_are_logged_at_every_checkpoint(steps: int, eval_steps: int, expected: int) -> None:
+    assert _logging_steps(Schedule(recipe=RECIPE, steps=steps, eval_steps=eval_steps)) == expected
+
+
+def test_a_loss_that_is_no_number_is_one_error(checkpoint: Path, tmp_path: Path) -> None:
+    student, items = _student_and_items(checkpoint)
+    student.model.lm_head.weight.data[0, 0] = torch.nan
+    schedule = Schedule(recipe=RECIPE, steps=2, eval_steps=2)
+    with pytest.raises(MethodError, match=r"the loss at step 1 is nan; try a lower --lr"):
+        train(student, items, num_tasks=2, schedule=schedule, evaluate=lambda: 0.5, folder=tmp_path)
 
 
 def test_the_step_with_the_best_validation_is_kept(checkpoint: Path, tmp_path: Path) -> None:

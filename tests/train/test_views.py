@@ -6,7 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kp_data.schema import Question
-from kp_train.views import Row, all_views, label_view, purified_view, question_input, rationale_view, reordered
+from kp_train.views import (
+    VIEWS,
+    Row,
+    all_views,
+    combined_view,
+    label_view,
+    purified_view,
+    question_input,
+    rationale_prefix,
+    rationale_view,
+    reordered,
+    teacher_prefix,
+)
 
 QUESTION = Question(
     id="1", question="Is ice cold?", choices=("yes", "no"), answer="yes", answer_index=0, context="Ice is water."
@@ -44,6 +56,46 @@ def test_one_teacher_alone_and_the_purified_rationale_share_the_plain_prefix() -
     (single,) = rationale_view(ROW, "bruno", own_prefix=False)
     (purified,) = purified_view(ROW)
     assert single.prefix == purified.prefix == "explain: "
+
+
+def test_a_combined_text_has_rationale_and_answer_in_the_order_that_was_asked_for() -> None:
+    (first,) = combined_view(ROW, purified_view(ROW, weight=0.5), "rationale-first")
+    (last,) = combined_view(ROW, purified_view(ROW, weight=0.5), "answer-first")
+    assert (first.prefix, first.text, first.weight) == ("reason: ", "Ice freezes.\nThe answer is yes", 0.5)
+    assert (last.prefix, last.text, last.weight) == ("answer and explain: ", "yes\nIce freezes.", 0.5)
+
+
+def test_combined_texts_of_several_teachers_keep_their_names() -> None:
+    targets = combined_view(ROW, all_views(ROW, ("ada", "bruno")), "rationale-first")
+    assert [(target.task, target.prefix) for target in targets] == [
+        ("rationale-first rationale ada", "reason as ada: "),
+        ("rationale-first rationale bruno", "reason as bruno: "),
+    ]
+
+
+def test_a_combined_text_ends_in_the_labels_that_were_asked_for() -> None:
+    (target,) = combined_view(ROW, purified_view(ROW), "rationale-first", "purified")
+    assert target.text.endswith("The answer is no")
+    assert (
+        combined_view(Row(Question(id="1", question="Why?"), purified="So."), purified_view(ROW), "answer-first") == []
+    )
+
+
+def test_apart_from_the_answer_rationales_stay_as_they_are() -> None:
+    assert combined_view(ROW, all_views(ROW, ("ada",)), "separate") == all_views(ROW, ("ada",))
+
+
+def test_every_view_of_every_teacher_has_a_prefix_of_its_own() -> None:
+    prefixes = [rationale_prefix(view, teacher) for view in VIEWS for teacher in (None, "ada", "bruno")]
+    assert len(set(prefixes)) == len(prefixes)
+    assert rationale_prefix("separate", "ada") == teacher_prefix("ada")
+
+
+def test_confidence_weighs_purified_texts_and_answers_and_leaves_gold_alone() -> None:
+    sure = Row(QUESTION, purified="Ice freezes.", purified_answer="no", confidence=1.5)
+    assert [target.weight for target in purified_view(sure, weight=2.0)] == [3.0]
+    assert [target.weight for target in label_view(sure, "purified")] == [1.5]
+    assert [target.weight for target in label_view(sure, "gold")] == [1.0]
 
 
 @given(st.integers(0, 10_000))
