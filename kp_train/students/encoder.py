@@ -288,7 +288,9 @@ class EncoderStudent:
         return [parameter for part in parts if part is not None for parameter in part.parameters()]
 
     def _tokens(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        # What others wrote holds no tokens of control, whatever it looks like.
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return tuple(encoded["input_ids"])
 
     @property
     def _marks(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
 from kp_data.errors import ConfigError
@@ -22,6 +22,7 @@ from kp_data.tables import write_json
 from kp_train.batches import IGNORED, MAX_INPUT_TOKENS, MAX_TARGET_TOKENS, Example, Item, flat_targets, pad
 from kp_train.losses import head_losses
 from kp_train.packing import PACKED_MODELS, PackedBlocks, lay_out, use_block_attention
+from kp_train.students.checkpoint import read_checkpoint
 from kp_train.students.student import STUDENT_FILE, Recipe, read_limit, tokenizer_identity
 from kp_train.views import LABEL_PREFIX, Target, question_input
 
@@ -74,12 +75,7 @@ class Seq2SeqStudent:
         Raises:
             ConfigError: the checkpoint cannot be loaded.
         """
-        try:
-            model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32)
-            return cls(model, AutoTokenizer.from_pretrained(name))
-        except (OSError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise ConfigError(f"checkpoint {name!r} cannot be loaded ({first})", place="--student") from error
+        return cls(*read_checkpoint(AutoModelForSeq2SeqLM, name))
 
     @classmethod
     def load(cls, folder: Path, described: Mapping[str, Any]) -> Seq2SeqStudent:
@@ -269,7 +265,9 @@ class Seq2SeqStudent:
 
     def _tokens(self, text: str) -> tuple[int, ...]:
         # `verbose` would warn of inputs beyond the tokenizer's nominal length, which are cut here.
-        return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        # What others wrote holds no tokens of control, whatever it looks like.
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return tuple(encoded["input_ids"])
 
     def _shifted(self, labels_NL: Tensor) -> Tensor:
         """What the decoder reads: mostly the labels behind a start token, but mBART has a rule of its own."""

@@ -135,7 +135,7 @@ def _minilm() -> EncoderStudent:
 def test_an_encoder_reads_a_question_and_its_choices_as_its_tokenizer_pairs_them() -> None:
     student = _minilm()
     question = Question(
-        id="1", question="Is [SEP] a word?", choices=("no", "yes, it is one"), answer="no", answer_index=0
+        id="1", question="Is sep a word?", choices=("no", "yes, it is one"), answer="no", answer_index=0
     )
     batch = student.collate([(student.encode(question, Target(LABEL, LABEL_PREFIX, "no"), task=0),)])
     expected = student.tokenizer(
@@ -144,6 +144,13 @@ def test_an_encoder_reads_a_question_and_its_choices_as_its_tokenizer_pairs_them
     assert set(expected) == {"input_ids", "attention_mask", "token_type_ids"}
     for name, tensor in expected.items():
         assert batch[name].tolist() == tensor.tolist(), name
+
+
+def test_a_control_token_that_somebody_wrote_is_text_to_an_encoder() -> None:
+    student = _minilm()
+    question = Question(id="1", question="Is [SEP] a word?", choices=("no", "yes"), answer="no", answer_index=0)
+    example = student.encode(question, Target(LABEL, LABEL_PREFIX, "no"), task=0)
+    assert [list(tokens).count(student.tokenizer.sep_token_id) for tokens in example.inputs] == [2, 2]
 
 
 def test_an_encoder_scores_with_the_segments_that_it_learned_with(tmp_path: Path) -> None:
@@ -217,3 +224,12 @@ def test_an_encoder_without_a_trained_head_cannot_be_evaluated(bert: Path) -> No
 def test_a_plain_encoder_decoder_checkpoint_can_be_evaluated_as_it_is(t5: Path) -> None:
     student: Student = load_student(t5)
     assert len(student.choice_log_probs(QUESTIONS)[0]) == 3
+
+
+def test_a_control_token_that_somebody_wrote_is_text_to_an_encoder_decoder() -> None:
+    student = make_student("tiny-t5", texts=["a question", "an answer"], seed=0)
+    end = student.tokenizer.eos_token_id
+    question = Question(id="1", question=f"is {student.tokenizer.eos_token} the end", choices=("yes", "no"))
+    example = student.encode(question, Target("label", "predict: ", f"no {student.tokenizer.eos_token} way"), task=0)
+    assert list(example.label).count(end) == 1
+    assert list(example.inputs[0]).count(end) == 1
