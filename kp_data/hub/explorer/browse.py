@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, Final
 
 from starlette.datastructures import QueryParams
@@ -28,6 +27,7 @@ _SHOWN: Final[Mapping[str, Sequence[str]]] = {
     "questions": ("question", "choices", "answer", "subject", "split"),
     "panel": ("question_id", "teacher", "rationale", "answer", "correct", "error"),
 }
+_NAMES: Final = ("id", "question_id")
 _MANY: Final = 8
 _PREFIX: Final = "is."
 _MISSING: Final = "(none)"
@@ -133,10 +133,12 @@ def answer(rows: Rows, indexes: Indexes, part: Part, asked: Request) -> Answer:
     """
     condition, order = _condition(part, asked), parse_order(asked.orderby, part.kinds)
     columns = columns_of(part, asked)
+    # Beside what is shown, what names a row: rows are never read whole, for some columns are wide.
+    read = [*columns, *(name for name in _NAMES if name in part.kinds and name not in columns)]
     offset = (asked.page - 1) * PAGE_ROWS
     if asked.search or asked.like:
-        return _found(rows, indexes, part, asked, condition, order, columns)
-    page = rows.page(part, condition=condition, order=order, offset=offset, length=PAGE_ROWS)
+        return _found(rows, indexes, part, asked, condition, order, read)
+    page = rows.page(part, condition=condition, order=order, columns=read, offset=offset, length=PAGE_ROWS)
     return Answer(page, columns, order)
 
 
@@ -191,36 +193,32 @@ def _found(
     asked: Request,
     condition: Condition,
     order: Order | None,
-    columns: tuple[str, ...],
+    read: Sequence[str],
 ) -> Answer:
     """The rows of a search: by rank, unless another order is asked for."""
-    offset = (asked.page - 1) * PAGE_ROWS
+    offset, whole = (asked.page - 1) * PAGE_ROWS, condition == ALL and order is None
     likeness: dict[int, float] = {}
     if asked.like:
         likeness = dict(indexes.similar(part, asked.like, k=FOUND))
-        numbers, total = list(likeness), len(likeness)
-    elif condition == ALL and order is None:
+        numbers, total = list(likeness), part.num_rows
+        if asked.search:
+            hits = set(indexes.search(part, asked.search, length=FOUND)[0])
+            numbers = [number for number in numbers if number in hits]
+    elif whole:
         numbers, total = indexes.search(part, asked.search, offset=offset, length=PAGE_ROWS)
-        return Answer(Page(rows.at(part, numbers).rows, total), columns, None)
+        return Answer(Page(rows.at(part, numbers, read).rows, total), columns_of(part, asked), None)
     else:
         numbers, total = indexes.search(part, asked.search, length=FOUND)
-    kept = rows.among(part, numbers, condition, order)
-    shown = rows.at(part, kept[offset : offset + PAGE_ROWS])
-    limited = total > len(numbers) or bool(asked.like)
-    return Answer(Page(shown.rows, len(kept)), columns, order, limited, likeness)
+    kept = numbers if whole else rows.among(part, numbers, condition, order)
+    shown = rows.at(part, kept[offset : offset + PAGE_ROWS], read)
+    limited = total > len(numbers)
+    return Answer(Page(shown.rows, len(kept)), columns_of(part, asked), order, limited, likeness)
 
 
 def _values(rows: Rows, part: Part, column: str) -> tuple[tuple[str, int], ...]:
-    return _values_of(rows, part.files, part.config, column)
-
-
-@lru_cache(maxsize=2048)
-def _values_of(rows: Rows, files: tuple[Any, ...], config: str, column: str) -> tuple[tuple[str, int], ...]:
     """Values and counts; empty where there are too many to pick from."""
-    found = rows.values(Part(config, "*", files), column, limit=MAX_FACET_VALUES + 1)
-    if len(found) > MAX_FACET_VALUES:
-        return ()
-    return tuple((_word(value), number) for value, number in found)
+    found = rows.values(part, column, most=MAX_FACET_VALUES)
+    return tuple((_word(value), number) for value, number in found or ())
 
 
 def _word(value: Any) -> str:

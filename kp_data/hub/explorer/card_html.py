@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import nh3
 from markdown_it import MarkdownIt
+from markdown_it.common.utils import escapeHtml
+from markdown_it.token import Token
 from markupsafe import Markup
 
 from kp_data.hub.explorer.dataset import CARD, Dataset
@@ -21,6 +24,7 @@ _TAGS: Final = {
     *("s", "a", "table", "thead", "tbody", "tr", "th", "td"),
 }
 _ATTRIBUTES: Final = {"a": {"href", "title"}, "ol": {"start"}}
+_COMMENT: Final = re.compile(r"<!--.*?-->", re.DOTALL)
 _MAX_CHARS: Final = 500_000
 _TABLE: Final = '<div class="scroll" tabindex="0" role="region" aria-label="Table {}"><table>'
 
@@ -71,12 +75,20 @@ def _link(value: str, dataset: Dataset) -> str | None:
         return value
     if parts.scheme or parts.netloc or value.startswith(("/", "\\")) or not parts.path:
         return None
-    segments = [segment for segment in parts.path.split("/") if segment not in ("", ".", "..")]
+    # The parser has encoded what it found; a name is encoded once.
+    named = (unquote(segment) for segment in parts.path.split("/"))
+    segments = [segment for segment in named if segment not in ("", ".", "..")]
     return url("datasets", *dataset.name.split("/"), "resolve", dataset.commit, *segments)
 
 
 @cache
 def _parser() -> MarkdownIt:
-    return (
-        MarkdownIt("commonmark", {"html": False, "linkify": False}).enable(["table", "strikethrough"]).disable("image")
-    )
+    parser = MarkdownIt("commonmark", {"linkify": False}).enable(["table", "strikethrough"]).disable("image")
+    for kind in ("html_block", "html_inline"):
+        parser.add_render_rule(kind, _as_text)
+    return parser
+
+
+def _as_text(renderer: object, tokens: Sequence[Token], place: int, *others: object) -> str:
+    """Markup of the card's own stands there as text; what it says in comments is for programs."""
+    return escapeHtml(_COMMENT.sub("", tokens[place].content))

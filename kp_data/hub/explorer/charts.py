@@ -6,12 +6,17 @@ Axes: T teachers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from contextlib import suppress
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
 
+from kp_data.errors import DataError
+from kp_data.hub.explorer.calibration import claims_probabilities, reliability
 from kp_data.hub.explorer.dataset import Dataset, Part
+from kp_data.hub.explorer.quartiles import quartile_chart
+from kp_data.hub.explorer.render import clip
 from kp_data.hub.explorer.rows import Rows
 from kp_data.hub.explorer.statistics import (
     AGREEMENT_QUESTIONS,
@@ -22,9 +27,10 @@ from kp_data.hub.explorer.statistics import (
     subjects,
     teachers,
 )
-from kp_data.hub.explorer.story import PANEL, PURIFIED
+from kp_data.hub.explorer.story import PANEL, PURIFIED, QUESTIONS
 from kp_data.measures import wilson_interval
 from kp_data.report.agreement import agreement_sections
+from kp_data.report.breakdowns import reliability_sections
 from kp_data.report.charts import Estimate, described, interval_chart, share_bars
 from kp_data.report.html import Section, Table
 from kp_data.report.plots import Point, scatter
@@ -40,30 +46,26 @@ _TEACHERS: Final = (
     Column("cost_usd", "cost", "money"),
 )
 _LABELS_SHOWN: Final = 8
+_LABEL_CHARS: Final = 40
+_KINDS: Final = {"string_text": "text", "string_label": "labels", "int": "whole numbers", "float": "numbers"}
+_UNITS: Final = {"string_text": " characters", "list": " items"}
 
 
 def sections(rows: Rows, dataset: Dataset, part: Part) -> tuple[Section, ...]:
     """What there is to say of a part, in order. Raises as `Rows.page`."""
-    return _sections(rows, part.files, _files(dataset, PURIFIED), _files(dataset, PANEL), part.config)
+    read = [part, *(each for config in (PURIFIED, QUESTIONS, PANEL) for each in dataset.of_config(config))]
+    # Of the report alone does more than the tables decide what is shown.
+    key = ("sections", part.config, *(each.identity for each in read), dataset.documents.get("report.json"))
+    return rows.remembered.get(key, lambda: tuple(_sections(rows, dataset, part)))
 
 
-def _files(dataset: Dataset, config: str) -> tuple[Any, ...]:
-    return tuple(file for part in dataset.of_config(config) for file in part.files)
-
-
-@lru_cache(maxsize=64)
-def _sections(
-    rows: Rows, files: tuple[Any, ...], purified: tuple[Any, ...], panel: tuple[Any, ...], config: str
-) -> tuple[Section, ...]:
-    part = Part(config, "*", files)
-    kept = [Part(PURIFIED, "*", purified)] if purified else []
-    said = [Part(PANEL, "*", panel)] if panel else []
-    found: list[Section] = []
-    if config == PURIFIED:
-        found += _subject_sections(rows, part)
-    facts = teachers(rows, said, kept)
-    found += [*_teacher_sections(facts), *_agreement_sections(rows, said), *_column_sections(rows, part)]
-    return tuple(found)
+def _sections(rows: Rows, dataset: Dataset, part: Part) -> list[Section]:
+    panel = dataset.of_config(PANEL)
+    facts = teachers(rows, panel, dataset.of_config(PURIFIED) or dataset.of_config(QUESTIONS))
+    found = (
+        [*_subject_sections(rows, part), *_calibration_sections(rows, dataset, part)] if part.config == PURIFIED else []
+    )
+    return [*found, *_teacher_sections(facts), *_agreement_sections(rows, panel), *_column_sections(rows, part)]
 
 
 def _subject_sections(rows: Rows, part: Part) -> list[Section]:
@@ -89,7 +91,12 @@ def _teacher_sections(facts: Sequence[TeacherFacts]) -> list[Section]:
         if judged
         else None
     )
-    lead = "Lengths are in characters; accuracy counts blind first answers that could be read." if judged else ""
+    lead = (
+        "Right blind: of the first answers without the gold one in the prompt. One that could not be read counts as "
+        "wrong; a call that failed on the way does not count. Lengths are medians, in characters."
+        if judged
+        else ""
+    )
     found = [Section("The teachers", lead, chart=chart, table=table)]
     shares = {
         fact.name: fact.kept for fact in sorted(facts, key=lambda fact: -(fact.kept or 0.0)) if fact.kept is not None
@@ -102,20 +109,16 @@ def _teacher_sections(facts: Sequence[TeacherFacts]) -> list[Section]:
 
 
 def _length_sections(facts: Sequence[TeacherFacts]) -> list[Section]:
-    known = [fact for fact in facts if fact.chars is not None]
-    longest = max((fact.chars[2] for fact in known if fact.chars), default=0.0)
-    if not longest:
+    known = {fact.name: fact.chars for fact in facts if fact.chars is not None}
+    if not any(high for _, _, high in known.values()):
         return []
-    bars = {f"{fact.name} ({fact.chars[1]:,.0f})": fact.chars[1] / longest for fact in known if fact.chars}
-    words = "; ".join(f"{fact.name} {fact.chars[1]:,.0f}" for fact in known if fact.chars)
     rows = [
-        {"name": fact.name, "low": fact.chars[0], "mid": fact.chars[1], "high": fact.chars[2]}
-        for fact in known
-        if fact.chars
+        {"name": name, **dict(zip(("low", "mid", "high"), map(round, three), strict=True))}
+        for name, three in known.items()
     ]
     columns = (Column("name", "teacher"), *(Column(key, label, "number") for key, label in _QUARTILES))
-    lead = f"Median characters, as a share of {longest:,.0f}, the longest upper quartile."
-    chart = share_bars(bars, title="Length of rationales by teacher", description=f"Median characters: {words}.")
+    lead = "Characters of a rationale: the mark is the median, the line holds the middle half."
+    chart = quartile_chart(known, title="Length of rationales by teacher", unit="characters")
     return [Section("How long they write", lead, chart=chart, table=as_html_table(rows, columns), fold=True)]
 
 
@@ -134,45 +137,62 @@ def _cost_sections(judged: Sequence[TeacherFacts]) -> list[Section]:
     return [Section("What accuracy costs", chart=chart)]
 
 
+def _calibration_sections(rows: Rows, dataset: Dataset, part: Part) -> list[Section]:
+    """The reliability that the report brings, else that of the rows, where their scores claim to be probabilities."""
+    report = dataset.json("report.json")
+    with suppress(DataError):  # a report of somebody else's may hold anything
+        if made := reliability_sections([report]):
+            return made
+    found = reliability(rows, part) if claims_probabilities(dataset) else None
+    if found is None:
+        return []
+    measured, where = found
+    bins = [asdict(one) for one in measured.bins]
+    made = reliability_sections([{"method": report.get("method"), "reliability": {"ece": measured.ece, "bins": bins}}])
+    return [replace(section, note=f"{measured.num:,} questions with a gold answer, {where}.") for section in made]
+
+
 def _agreement_sections(rows: Rows, said: Sequence[Part]) -> list[Section]:
     found = agreement(rows, said)
     if found is None:
         return []
     share_TT = np.array([[np.nan if share is None else share for share in line] for line in found.share_TT])
     made = agreement_sections(found.teachers, share_TT)
-    if made and found.num_questions >= AGREEMENT_QUESTIONS:
-        made[0] = Section(
-            **{**_fields(made[0]), "note": f"{made[0].note} Of the first {found.num_questions:,} questions."}
-        )
-    return made
+    words = f"About {found.num_questions:,} questions, drawn by their ids."
+    drawn = sum(part.num_rows for part in said) // len(found.teachers) >= 2 * AGREEMENT_QUESTIONS
+    return [replace(section, note=f"{section.note} {words}") for section in made] if drawn else made
 
 
 def _column_sections(rows: Rows, part: Part) -> list[Section]:
     lines = [_column_row(column) for column in column_statistics(rows, part)]
-    table = Table(("column", "kind", "missing", "what it holds"), tuple(lines))
+    table = Table(("column", "what it holds"), tuple(lines))
     lead = f"All {part.num_rows:,} rows."
     return [Section("Every column", lead, table=table)]
 
 
-def _column_row(column: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    values = column["column_statistics"]
-    missing = format_value(values.get("nan_proportion"), "percent") if values.get("nan_count") else "–"
-    return str(column["column_name"]), str(column["column_type"]).replace("_", " "), missing, _holds(values)
+def _column_row(column: Mapping[str, Any]) -> tuple[str, str]:
+    values, kind = column["column_statistics"], str(column["column_type"])
+    share = values.get("nan_proportion", 0.0)
+    missing = f"; {format_value(share, 'percent')} missing" if 0 < share < 1 else ""
+    words = f"{_holds(values, _UNITS.get(kind, ''))}{missing}"
+    return str(column["column_name"]), f"{_KINDS.get(kind, kind)}: {words}"
 
 
-def _holds(values: Mapping[str, Any]) -> str:
+def _holds(values: Mapping[str, Any], unit: str) -> str:
     if frequencies := values.get("frequencies"):
         ordered = sorted(frequencies.items(), key=lambda item: -item[1])
-        words = ", ".join(f"{label} {number:,}" for label, number in ordered[:_LABELS_SHOWN])
+        words = ", ".join(f"{clip(label, _LABEL_CHARS)} {number:,}" for label, number in ordered[:_LABELS_SHOWN])
         more = len(ordered) - _LABELS_SHOWN
         return f"{words}, and {more} more" if more > 0 else words
     if values.get("min") is None:
         return "nothing"
     if "mean" not in values:
         return f"{values['min']} to {values['max']}"
+    if values["min"] == values["max"]:
+        return f"always {_number(values['min'])}{unit}"
     bins = max(histogram(values), key=lambda each: each[2], default=None)
     most = f"; most often {_number(bins[0])} to {_number(bins[1])}" if bins and bins[0] != bins[1] else ""
-    spread = f"{_number(values['min'])} to {_number(values['max'])}, median {_number(values['median'])}"
+    spread = f"{_number(values['min'])} to {_number(values['max'])}{unit}, median {_number(values['median'])}"
     return f"{spread}, mean {_number(values['mean'])}{most}"
 
 
@@ -181,7 +201,7 @@ def _number(value: float) -> str:
 
 
 def _teacher_row(fact: TeacherFacts) -> dict[str, Any]:
-    median = fact.chars[1] if fact.chars else None
+    median = round(fact.chars[1]) if fact.chars else None
     names = ("name", "num", "failed", "accuracy", "kept", "cost_usd")
     return {**{name: getattr(fact, name) for name in names}, "median": median}
 
@@ -197,10 +217,6 @@ def _point(fact: TeacherFacts) -> Point:
     assert fact.cost_usd is not None
     low, high = wilson_interval(fact.accuracy, fact.judged) or (None, None)
     return Point(fact.name, 1000 * fact.cost_usd / fact.num, fact.accuracy, low, high)
-
-
-def _fields(section: Section) -> dict[str, Any]:
-    return {name: getattr(section, name) for name in section.__dataclass_fields__}
 
 
 _QUARTILES: Final = (("low", "lower quartile"), ("mid", "median"), ("high", "upper quartile"))

@@ -28,6 +28,8 @@ _CONTEXT: Final = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
     "fileObject": "cr:fileObject",
@@ -41,6 +43,7 @@ _CONTEXT: Final = {
     "md5": "cr:md5",
     "parentField": "cr:parentField",
     "path": "cr:path",
+    "rai": "http://mlcommons.org/croissant/RAI/",
     "recordSet": "cr:recordSet",
     "references": "cr:references",
     "regex": "cr:regex",
@@ -71,7 +74,8 @@ def croissant(dataset: Dataset, endpoint: str) -> dict[str, Any]:
         "name": str(metadata.get("pretty_name") or dataset.name.rpartition("/")[2]),
         "description": f"{dataset.name} at {dataset.revision}",
         "url": page,
-        "version": dataset.commit,
+        # A version of ours where this is one; of a folder nobody has numbered, its state.
+        "version": str(dataset.json("manifest.json").get("version") or dataset.commit),
         "distribution": [
             _file(part, number, page, dataset) for part in dataset.parts for number in range(len(part.files))
         ],

@@ -5,11 +5,12 @@ A *part* is one split of one config; its rows are numbered from 0 over its files
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal, Protocol
 
@@ -26,6 +27,9 @@ DOCUMENTS: Final[tuple[str, ...]] = (CARD, "report.json", "run.json", "manifest.
 """The files beside the tables that the pages read; nothing else is opened."""
 MAX_DOCUMENT_BYTES: Final = 4 * 2**20
 
+_HASHED: Final = re.compile(r"[0-9a-f]{64}\.parquet")
+_FIRST: Final = ("purified", "questions", "panel")
+_SPLITS: Final = ("train", "validation", "test")
 _SHARD: Final = re.compile(r"(?P<split>[\w.]+?)(-\d{5}-of-\d{5}(-[0-9a-f]+)?)?\.parquet")
 
 
@@ -44,6 +48,16 @@ class Part:
     split: str
     files: tuple[Path, ...]
     paths: tuple[str, ...] = ()
+
+    @cached_property
+    def identity(self) -> str:
+        """What changes when the rows do: hashes where files are named by theirs, else size and time."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            stat = file.stat()
+            state = "" if _HASHED.fullmatch(file.name) else f"{file}\0{stat.st_mtime_ns}"
+            digest.update(f"{file.name}\0{stat.st_size}\0{state}\n".encode())
+        return digest.hexdigest()[:32]
 
     @cached_property
     def rows_of_files(self) -> tuple[int, ...]:
@@ -69,6 +83,17 @@ class Part:
         """Size of their columns before compression."""
         found = (_metadata(file) for file in self.files)
         return sum(each.row_group(group).total_byte_size for each in found for group in range(each.num_row_groups))
+
+    def is_whole(self, column: str) -> bool:
+        """Whether the files themselves say that a column misses nothing, within its lists neither."""
+        for file in self.files:
+            footer = _metadata(file)
+            places = [at for at in range(footer.num_columns) if footer.schema.column(at).path.split(".")[0] == column]
+            groups = (footer.row_group(group) for group in range(footer.num_row_groups))
+            noted = [group.column(at).statistics for group in groups for at in places]
+            if not all(each is not None and each.has_null_count and each.null_count == 0 for each in noted):
+                return False
+        return True
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -224,6 +249,10 @@ class AccessDenied(DataError):
     """The reader knows of it and may not read it."""
 
 
+class NotReady(DataError):
+    """What was asked for is being built or loaded; asking again in a moment helps."""
+
+
 def kind_of(kind: pa.DataType) -> Kind:
     """What can be asked of a column of this type."""
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
@@ -254,7 +283,14 @@ def parts_of(paths: Sequence[str], metadata: Mapping[str, Any]) -> list[tuple[st
         if (isinstance(configs, list))
         else []
     )
-    return named or _by_path(tables)
+    # Splits stand as people name them, whatever order the card or the alphabet has.
+    parts = named or _by_path(tables)
+    configs = list(dict.fromkeys(config for config, _, _ in parts))
+    return sorted(parts, key=lambda part: (configs.index(part[0]), _rank(_SPLITS, part[1])))
+
+
+def _rank(order: Sequence[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)
 
 
 def _declared(config: Mapping[str, Any], tables: Sequence[str]) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -291,11 +327,20 @@ def _by_path(tables: Sequence[str]) -> list[tuple[str, str, tuple[str, ...]]]:
         match = _SHARD.fullmatch(file)
         split = match["split"] if match else "train"
         found.setdefault((folder or "default", split), []).append(path)
-    return [(config, split, tuple(paths)) for (config, split), paths in found.items()]
+    # What was purified is what a reader came for; what it was made of comes after.
+    names = sorted(found, key=lambda name: _rank(_FIRST, name[0]))
+    return [(config, split, tuple(found[config, split])) for config, split in names]
 
 
 def _metadata(file: Path) -> pq.FileMetaData:
     try:
-        return pq.read_metadata(file)
+        stat = file.stat()
+        return _metadata_as_of(file, stat.st_size, stat.st_mtime_ns)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError("this file cannot be read as Parquet; publish the dataset again", place=file.name) from error
+
+
+@lru_cache(maxsize=512)
+def _metadata_as_of(file: Path, size: int, changed: int) -> pq.FileMetaData:
+    """The footer of a file in the state that the other arguments name."""
+    return pq.read_metadata(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import time
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 from urllib.parse import unquote
 
-from starlette.concurrency import run_in_threadpool
+import anyio.to_thread
+from anyio.lowlevel import RunVar
 from starlette.requests import Request
 
 from kp_data.hub.explorer.dataset import ANYBODY, Catalogue, NotFound, Reader
@@ -24,6 +26,10 @@ T = TypeVar("T")
 
 COOKIE: Final = "kp_session"
 SESSION_S: Final = 30 * 24 * 3600
+THREADS: Final = 16
+"""Requests that are worked on at once; more wait, and whoever pushes or pulls does not wait with them."""
+
+_threads: Final[RunVar[anyio.CapacityLimiter]] = RunVar("threads of the explorer")
 
 
 class Sessions:
@@ -100,8 +106,13 @@ def reader_of(request: Request) -> Reader:
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-    """Do what reads disk or database off the event loop."""
-    return await run_in_threadpool(work, *args, **options)
+    """Do what reads disk or database off the event loop, in threads that the rest of a hub does not wait for."""
+    try:
+        limiter = _threads.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(THREADS)
+        _threads.set(limiter)
+    return await anyio.to_thread.run_sync(functools.partial(work, *args, **options), limiter=limiter)
 
 
 def path_value(request: Request, name: str) -> str:

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeVar
@@ -41,6 +42,7 @@ from kp_data.hub.server.names import RepoName, check_repo
 from kp_data.hub.server.refusals import Refusal
 from kp_data.hub.server.repositories import MAIN, Repo, find_repo, list_refs, list_repos, repo_by_id, resolve
 from kp_data.hub.server.trees import File, Trees
+from kp_data.hub.server.xet_format import BadFormat
 from kp_data.hub.versions import Version as Number
 from kp_data.tables import replacing
 
@@ -59,7 +61,8 @@ class HubCatalogue:
     def __init__(self, hub: Hub, folder: Path, *, cache_bytes: int = CACHE_BYTES) -> None:
         self._hub, self.folder, self._cache_bytes = hub, Path(folder), cache_bytes
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._fetching = threading.Lock()
+        self._making_room = threading.Lock()
+        self._locks = [threading.Lock() for _ in range(64)]
         self._opened = lru_cache(maxsize=_OPEN_AT_ONCE)(self._open)
         self._card = lru_cache(maxsize=1024)(self._read_card)
 
@@ -149,9 +152,11 @@ class HubCatalogue:
     def _fetched(self, file: File, keep: Set[Path]) -> Path:
         """The table as a file of its own; others than those to keep may go for it."""
         path = self._place(file)
-        with self._fetching:
+        # A large table holds up those who want it, too, and nobody else.
+        with self._locks[int(file.sha256[:4], 16) % len(self._locks)]:
             if not path.is_file():
-                self._make_room(file.size, keep)
+                with self._making_room:
+                    self._make_room(file.size, keep)
                 self._fetch(file, path)
         return path
 
@@ -159,7 +164,7 @@ class HubCatalogue:
         content = self._hub.database.read(lambda connection: find_content(connection, self._hub, file.sha256))
         digest = hashlib.sha256()
         with replacing(path) as temporary:
-            with temporary.open("wb") as opened:
+            with suppress(BadFormat), temporary.open("wb") as opened:
                 for block in content.blocks():
                     digest.update(block)
                     opened.write(block)

@@ -6,7 +6,6 @@ swept away at the next start.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -18,32 +17,32 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
-
-import numpy as np
+from typing import Final, Literal
 
 from kp_data.errors import DataError
-from kp_data.hub.explorer.dataset import Part
+from kp_data.hub.explorer.dataset import NotReady, Part
 from kp_data.hub.explorer.fulltext import FullText, build_fulltext
+from kp_data.hub.explorer.queries import Array, QueryEncoder
 from kp_data.hub.explorer.semantic import Semantic, build_semantic, can_embed
 
 Kind = Literal["fulltext", "semantic"]
 
 KEPT: Final = 200
-"""Indexes that are kept on disk; those not used for longest go first."""
+"""Indexes that are kept on disk; those not opened for longest go first."""
+
+MAX_BYTES: Final = 20 * 2**30
+"""What they may take on disk."""
+
+WAITING: Final = 20
+"""Indexes that may wait to be built, so that whoever asks for those of very many versions holds up nobody for days."""
 
 _SHARE: Final = re.compile(r"[01]\.\d{3}\n")
-_HASH: Final = re.compile(r"[0-9a-f]{64}\.parquet")
+_BUILDER: Final = re.compile(r"\.(\d+)\.[0-9a-f]+\.building$")
 _OPEN_AT_ONCE: Final = 16
 _LOG: Final = logging.getLogger(__name__)
-
-
-class NotReady(DataError):
-    """What was asked for is still being built."""
-
-    not_ready = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +66,17 @@ class Indexes:
     Args:
         folder: where indexes are kept.
         semantic: whether to search by meaning at all.
+        max_bytes: what all indexes may take on disk.
     """
 
-    def __init__(self, folder: Path, *, semantic: bool = True) -> None:
-        self._folder, self._semantic = Path(folder), semantic
+    def __init__(self, folder: Path, *, semantic: bool = True, max_bytes: int = MAX_BYTES) -> None:
+        self._folder, self._semantic, self._max_bytes = Path(folder), semantic, max_bytes
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in self._folder.glob(".*.building"):
-            shutil.rmtree(left, ignore_errors=True)
+            # Another server may be building in the same folder just now.
+            if not _is_alive(left.name):
+                shutil.rmtree(left, ignore_errors=True)
+        self._encoder = QueryEncoder()
         self._lock = threading.Lock()
         self._states: dict[Path, State] = {}
         self._opened: dict[Path, FullText | Semantic] = {}
@@ -90,6 +93,7 @@ class Indexes:
         if (process := self._process) is not None:
             process.terminate()
         self._thread.join()
+        self._encoder.close()
 
     def state(self, kind: Kind, part: Part) -> State:
         """How far an index is; asking starts nothing."""
@@ -131,16 +135,11 @@ class Indexes:
         vector_D = index.vector(to) if isinstance(to, int) else self._embedded(to, index.size)
         return index.nearest(vector_D, k)
 
-    def _embedded(self, text: str, size: int) -> Any:
-        from kp_data.purify.embedding import Embedder
-
-        with self._lock:
-            if not hasattr(self, "_embedder"):
-                self._embedder = Embedder(cache=None)
-            vector_D = self._embedder([text])[0]
+    def _embedded(self, text: str, size: int) -> Array:
+        vector_D = self._encoder(text)
         if vector_D.shape != (size,):
             raise DataError("the embeddings of this part are of another model, so no text can be compared with them")
-        return np.asarray(vector_D, np.float32)
+        return vector_D
 
     def _index(self, kind: Kind, part: Part) -> FullText | Semantic:
         state, place = self.state(kind, part), self._place(kind, part)
@@ -149,29 +148,39 @@ class Indexes:
         if state.name in ("off", "failed"):
             raise DataError(state.reason)
         if state.name == "missing":
-            with self._lock:
-                begin = place not in self._states
-                self._states.setdefault(place, State("waiting"))
-            if begin:
-                self._jobs.put((kind, part, place))
+            self._begin(kind, part, place)
         raise NotReady(f"the index is being built ({state.progress:.0%}); ask again in a moment")
+
+    def _begin(self, kind: Kind, part: Part, place: Path) -> None:
+        with self._lock:
+            if place in self._states:
+                return
+            if sum(state.name == "waiting" for state in self._states.values()) >= WAITING:
+                raise NotReady("many indexes are waiting to be built; ask again later")
+            self._states[place] = State("waiting")
+        self._jobs.put((kind, part, place))
 
     def _open(self, kind: Kind, place: Path) -> FullText | Semantic:
         with self._lock:
             if place not in self._opened:
                 while len(self._opened) >= _OPEN_AT_ONCE:
                     self._opened.pop(next(iter(self._opened)))
-                self._opened[place] = FullText(place) if kind == "fulltext" else Semantic(place)
-                os.utime(place)
+                try:
+                    self._opened[place] = FullText(place) if kind == "fulltext" else Semantic(place)
+                    os.utime(place)
+                except (OSError, ValueError) as error:
+                    # Another server made room, or a disk lost bytes: it is built anew.
+                    shutil.rmtree(place, ignore_errors=True)
+                    raise NotReady("the index has gone and is built again; ask again in a moment") from error
             return self._opened[place]
 
     def _place(self, kind: Kind, part: Part) -> Path:
-        return self._folder / f"{_identity(part)}.{kind}"
+        return self._folder / f"{part.identity}.{kind}"
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None and not self._closed:
             kind, part, place = job
-            temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.building")
+            temporary = place.with_name(f".{place.name}.{os.getpid()}.{secrets.token_hex(4)}.building")
             try:
                 self._build(kind, part, place, temporary)
             except OSError as error:
@@ -190,18 +199,20 @@ class Indexes:
             # The job comes by its input, not by its arguments, which everybody on the machine can read.
             with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=complaints, text=True) as process:  # noqa: S603
                 self._process = process
+                if self._closed:
+                    process.terminate()
                 assert process.stdin is not None
                 assert process.stdout is not None
-                process.stdin.write(json.dumps(job))
-                process.stdin.close()
+                with suppress(BrokenPipeError), process.stdin:
+                    process.stdin.write(json.dumps(job))
                 for share in filter(_SHARE.fullmatch, process.stdout):
                     self._note(place, State("building", float(share)))
             self._process = None
             complaints.seek(0)
             said = complaints.read().strip().splitlines()
         if process.returncode == 0:
+            self._make_room(_num_bytes(temporary))
             temporary.replace(place)
-            self._sweep()
             with self._lock:
                 self._states.pop(place, None)
         else:
@@ -212,22 +223,37 @@ class Indexes:
         with self._lock:
             self._states[place] = state
 
-    def _sweep(self) -> None:
-        places = sorted((path for path in self._folder.iterdir() if path.suffix), key=lambda path: path.stat().st_mtime)
-        for place in [path for path in places if not path.name.startswith(".")][:-KEPT]:
-            with self._lock:
-                self._opened.pop(place, None)
-            shutil.rmtree(place, ignore_errors=True)
+    def _make_room(self, needed: int) -> None:
+        """Let go of the indexes that were opened least lately, until one of so many bytes may be kept, too."""
+        places = sorted(
+            (place for place in self._folder.iterdir() if not place.name.startswith(".")),
+            key=lambda place: -place.stat().st_mtime,
+        )
+        used = needed
+        for number, place in enumerate(places, start=1):
+            used += _num_bytes(place)
+            if number >= KEPT or used > self._max_bytes:
+                with self._lock:
+                    self._opened.pop(place, None)
+                shutil.rmtree(place, ignore_errors=True)
 
 
-def _identity(part: Part) -> str:
-    """What changes when the rows of a part do: hashes where files are named by theirs, else size and time."""
-    digest = hashlib.sha256()
-    for file in part.files:
-        stat = file.stat()
-        state = "" if _HASH.fullmatch(file.name) else f"{file}\0{stat.st_mtime_ns}"
-        digest.update(f"{file.name}\0{stat.st_size}\0{state}\n".encode())
-    return digest.hexdigest()[:32]
+def _num_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def _is_alive(name: str) -> bool:
+    """Whether the process that builds in a folder of this name is still there."""
+    found = _BUILDER.search(name)
+    if found is None:
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def main() -> None:

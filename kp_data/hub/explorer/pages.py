@@ -13,15 +13,18 @@ from starlette.routing import Route
 
 from kp_data.hub.explorer import browse, charts
 from kp_data.hub.explorer.card_html import card_html, markdown_html
-from kp_data.hub.explorer.dataset import Dataset, NotFound, Part, Version
+from kp_data.hub.explorer.dataset import Dataset, NotFound, NotReady, Part, Version
 from kp_data.hub.explorer.explorer import dataset_name, explorer_of, in_thread, path_value, reader_of
 from kp_data.hub.explorer.facts import card_facts, snippets
 from kp_data.hub.explorer.filters import FilterError
-from kp_data.hub.explorer.indexing import NotReady
 from kp_data.hub.explorer.render import HEADERS, as_page, page, url
 from kp_data.hub.explorer.rowdiff import KINDS, PAGE, Difference, differences
-from kp_data.hub.explorer.story import neighbours, next_conflict, tell
+from kp_data.hub.explorer.story import find_question, neighbours, next_conflict, tell
 from kp_data.hub.words import shortened, word_diff
+
+MARKED_CELL_CHARS: Final = 12_000
+MARKED_CHARS: Final = 100_000
+"""Characters of one pair of texts, and of all on a page, whose words are compared."""
 
 _MAX_NUMBER: Final = 10**9
 
@@ -39,11 +42,11 @@ async def card(request: Request) -> Response:
     dataset = await _dataset(request)
     explorer = explorer_of(request)
     versions = await in_thread(explorer.catalogue.versions, reader_of(request), dataset.name)
-    return _page(
+    return await _page(
         request,
         "card.html.j2",
         dataset,
-        card=card_html(dataset),
+        card=await in_thread(card_html, dataset),
         facts=card_facts(dataset),
         snippets=snippets(dataset, versions, explorer.endpoint(request) if explorer.hub else None),
         versions=versions,
@@ -62,7 +65,7 @@ async def rows(request: Request) -> Response:
     except NotReady as soon:
         error, waiting = str(soon), True
     facets = await in_thread(browse.facets, explorer.rows, part, asked)
-    return _page(
+    return await _page(
         request,
         "rows.html.j2",
         dataset,
@@ -85,26 +88,28 @@ async def question(request: Request) -> Response:
     """A question's story."""
     dataset = await _dataset(request)
     explorer, question_id = explorer_of(request), path_value(request, "id")
-    story = await in_thread(tell, explorer.rows, dataset, question_id)
-    part = next(part for part in dataset.parts if part.config in ("purified", "questions"))
-    around = await in_thread(neighbours, explorer.rows, part, question_id)
-    conflict = await in_thread(next_conflict, explorer.rows, part, question_id)
-    return _page(request, "question.html.j2", dataset, story=story, around=around, conflict=conflict, part=part)
+    found = await in_thread(find_question, explorer.rows, dataset, question_id)
+    story = await in_thread(tell, explorer.rows, dataset, found)
+    around = await in_thread(neighbours, explorer.rows, found)
+    conflict = await in_thread(next_conflict, explorer.rows, found)
+    return await _page(
+        request, "question.html.j2", dataset, story=story, around=around, conflict=conflict, part=found.part
+    )
 
 
 async def statistics(request: Request) -> Response:
     """What a part holds, in numbers and pictures."""
     dataset, part = await _dataset_and_part(request)
     sections = await in_thread(charts.sections, explorer_of(request).rows, dataset, part)
-    return _page(request, "statistics.html.j2", dataset, part=part, sections=sections)
+    return await _page(request, "statistics.html.j2", dataset, part=part, sections=sections)
 
 
 async def versions(request: Request) -> Response:
     """Every version, newest first, with its changelog."""
     dataset = await _dataset(request)
     found = await in_thread(explorer_of(request).catalogue.versions, reader_of(request), dataset.name)
-    changelog = markdown_html(dataset.document("CHANGELOG.md"), dataset)
-    return _page(request, "versions.html.j2", dataset, versions=found, pairs=_pairs(found), changelog=changelog)
+    changelog = await in_thread(markdown_html, dataset.document("CHANGELOG.md"), dataset)
+    return await _page(request, "versions.html.j2", dataset, versions=found, pairs=_pairs(found), changelog=changelog)
 
 
 async def compare(request: Request) -> Response:
@@ -123,7 +128,7 @@ async def compare(request: Request) -> Response:
         differences, explorer_of(request).rows, old, new, str(config), kind=kind, offset=(at - 1) * PAGE
     )
     total = found.counts[kind] if kind else sum(found.counts.values())
-    return _page(
+    return await _page(
         request,
         "compare.html.j2",
         new,
@@ -135,7 +140,7 @@ async def compare(request: Request) -> Response:
         kinds=KINDS,
         at=at,
         num_pages=max(1, -(-total // PAGE)),
-        marked=_marked,
+        marked=_Marker(),
     )
 
 
@@ -169,14 +174,16 @@ async def _dataset_and_part(request: Request) -> tuple[Dataset, Part]:
     return dataset, part
 
 
-def _page(request: Request, template: str, dataset: Dataset, *, status: int = 200, **values: Any) -> Response:
+async def _page(request: Request, template: str, dataset: Dataset, *, status: int = 200, **values: Any) -> Response:
     """A page of a dataset: its name and version are known to the template, and links keep the version."""
     revision = request.query_params.get("revision", "")
 
     def link(*segments: str, **query: Any) -> str:
         return url("datasets", *dataset.name.split("/"), *segments, **{"revision": revision, **query})
 
-    return page(
+    # Templates mark the words of long texts and the like: no work for the event loop.
+    return await in_thread(
+        page,
         request,
         template,
         status=status,
@@ -194,10 +201,21 @@ def _pairs(versions: Sequence[Version]) -> Mapping[str, str]:
     return dict(itertools.pairwise(tagged))
 
 
-def _marked(before: Any, after: Any) -> list[tuple[str, str]]:
-    """The words of two values with those marked that differ; the middle of what did not change is left out."""
-    old, new = ("" if value is None else value if isinstance(value, str) else str(value) for value in (before, after))
-    return list(shortened(word_diff(old, new), context=120))
+class _Marker:
+    """Marks the differing words of two values, while a page's time for that lasts: comparing words is quadratic."""
+
+    def __init__(self) -> None:
+        self._left = MARKED_CHARS
+
+    def __call__(self, before: Any, after: Any) -> list[tuple[str, str]]:
+        """Pieces of `word_diff`, the middle of what did not change left out; very long texts as wholes."""
+        old, new = (
+            "" if value is None else value if isinstance(value, str) else str(value) for value in (before, after)
+        )
+        self._left -= len(old) + len(new)
+        if len(old) + len(new) > MARKED_CELL_CHARS or self._left < 0:
+            return [("removed", old), ("added", new)]
+        return list(shortened(word_diff(old, new), context=120))
 
 
 _DATASET: Final = "/datasets/{namespace}/{name}"

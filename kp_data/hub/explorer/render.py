@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 import kp_data
 from kp_data.errors import KpError
-from kp_data.hub.explorer.dataset import AccessDenied, NotFound
+from kp_data.hub.explorer.dataset import AccessDenied, NotFound, NotReady
 from kp_data.hub.explorer.explorer import COOKIE, explorer_of
 from kp_data.hub.explorer.filters import FilterError
 from kp_data.hub.explorer.rows import TooSlow
@@ -167,7 +167,7 @@ def _kind(error: KpError | Refusal) -> tuple[int, str]:
         return 422, "This cannot be asked"
     if isinstance(error, TooSlow):
         return 503, "This takes too long"
-    if getattr(error, "not_ready", False):
+    if isinstance(error, NotReady):
         return 503, "Not ready yet"
     _LOG.warning("unreadable: %s", error)
     return 500, "This cannot be read"

@@ -89,7 +89,10 @@ def differences(
     before, after = (_whole(dataset, config) for dataset in (old, new))
     key = _key(before or after, config)
     joined = _joined(before, after, key)
-    counts = dict(rows.sql(f"SELECT kind, count(*) FROM {joined} GROUP BY 1"))
+    counts = rows.remembered.get(
+        ("differences", *(part.identity if part else "" for part in (before, after))),
+        lambda: dict(rows.sql(f"SELECT kind, count(*) FROM {joined} GROUP BY 1")),
+    )
     wanted = f"WHERE kind = '{kind}'" if kind in KINDS else ""
     page = rows.sql(
         f"SELECT kind, key, old_row, new_row FROM {joined} {wanted} ORDER BY key, kind "

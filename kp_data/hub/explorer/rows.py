@@ -24,6 +24,7 @@ import duckdb
 from kp_data.errors import DataError
 from kp_data.hub.explorer.dataset import Part
 from kp_data.hub.explorer.filters import ALL, Condition, FilterError, Order, quoted
+from kp_data.hub.explorer.remembered import Remembered
 
 ROW: Final = "__row_idx__"
 """Our name for a row's number; a column of the same name in the data is hidden."""
@@ -33,6 +34,9 @@ MAX_LENGTH: Final = 100
 
 _MEMORY: Final = "256MB"
 _LIMIT_S: Final = 10.0
+_COUNTED_AT_ONCE: Final = 1_000
+_PATIENCE: Final = 3.0
+"""How many times as long queries of our own may take: what they find is asked for once and remembered."""
 
 
 class TooSlow(DataError):
@@ -67,15 +71,20 @@ class Rows:
         limit_s: float = _LIMIT_S,
     ) -> None:
         self._limit_s = limit_s
+        self.remembered = Remembered()
+        """What was found out of files, by their contents."""
         self._database = duckdb.connect(
             config={
                 "memory_limit": memory,
                 "threads": 2,
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
-                "enable_object_cache": True,
             }
         )
+        # Reading ahead would hold whole columns of a row group, so that 30 rows beside embeddings took half a gigabyte.
+        self._database.execute("LOAD parquet")
+        self._database.execute("SET GLOBAL disable_parquet_prefetching = true")
+        self._database.execute("SET GLOBAL parquet_metadata_cache = true")
         self._database.execute(f"SET allowed_paths = {_texts([str(file) for file in files])}")
         self._database.execute(f"SET allowed_directories = {_texts([f'{folder}/' for folder in folders])}")
         # Spilling would write where nobody looks; a query that needs it is refused instead.
@@ -116,12 +125,17 @@ class Rows:
         if condition == ALL and order is None:
             wanted = range(offset, min(offset + length, part.num_rows))
             return Page(self._numbered(part, wanted, columns), part.num_rows)
-        by = f"{order.sql}, {ROW}" if order else ROW
-        found = self._query(
-            f"SELECT {ROW} FROM {_table(part)} WHERE {condition.sql} ORDER BY {by} LIMIT ? OFFSET ?",
-            (*condition.values, length, offset),
-        )
-        return Page(self._numbered(part, [row for (row,) in found], columns), self.count(part, condition))
+        if order is None and offset + length <= _COUNTED_AT_ONCE:
+            found, num_rows = self._first_and_all(part, condition, offset + length)
+            return Page(self._numbered(part, found[offset:], columns), num_rows)
+        found = self._rows_under(part, condition, order, offset, length)
+        return Page(self._numbered(part, found, columns), self.count(part, condition))
+
+    def where(
+        self, part: Part, condition: Condition, *, columns: Sequence[str] | None = None, length: int = MAX_LENGTH
+    ) -> tuple[tuple[int, Mapping[str, Any]], ...]:
+        """The first rows under a condition, without counting them all. Raises as `page` does."""
+        return self._numbered(part, self._rows_under(part, condition, None, 0, length), columns)
 
     def at(self, part: Part, numbers: Sequence[int], columns: Sequence[str] | None = None) -> Page:
         """The rows of these numbers, in this order; those that do not exist are left out. Raises as `page` does."""
@@ -146,16 +160,30 @@ class Rows:
         """How many rows meet a condition. Raises as `page` does."""
         if condition == ALL:
             return part.num_rows
-        ((number,),) = self._query(f"SELECT count(*) FROM {_table(part)} WHERE {condition.sql}", condition.values)
-        return int(number)
 
-    def values(self, part: Part, column: str, *, limit: int = 50) -> list[tuple[Any, int]]:
-        """The most frequent values of a column, and how often each stands there. Raises as `page` does."""
+        def counted() -> int:
+            ((number,),) = self._query(f"SELECT count(*) FROM {_table(part)} WHERE {condition.sql}", condition.values)
+            return int(number)
+
+        return self.remembered.get(("count", part.identity, condition), counted)
+
+    def values(self, part: Part, column: str, *, most: int) -> tuple[tuple[Any, int], ...] | None:
+        """The values of a column, None among them, and how often each stands there, the most frequent first.
+
+        Returns: None where there are more than `most`.
+        Raises: as `page`.
+        """
         name = quoted(column)
-        found = self._query(
-            f"SELECT {name}, count(*) AS n FROM {_table(part)} GROUP BY 1 ORDER BY n DESC, 1 LIMIT ?", (limit,)
-        )
-        return [(_plain(value), int(number)) for value, number in found]
+
+        def found() -> tuple[tuple[Any, int], ...] | None:
+            # A million texts are not counted to find out that they differ: distinct ones end the scan soon.
+            some = self._query(f"SELECT DISTINCT {name} FROM {_table(part)} LIMIT ?", (most + 1,))
+            if len(some) > most:
+                return None
+            counted = self._query(f"SELECT {name}, count(*) AS n FROM {_table(part)} GROUP BY 1 ORDER BY n DESC, 1")
+            return tuple((_plain(value), int(number)) for value, number in counted)
+
+        return self.remembered.get(("values", part.identity, column, most), found)
 
     def select(self, part: Part, what: str, *, condition: Condition = ALL, tail: str = "") -> list[tuple[Any, ...]]:
         """Rows of an expression over a part; `what` and `tail` are SQL made by us, never a reader's text.
@@ -163,41 +191,56 @@ class Rows:
         Raises as `page` does.
         """
         sql = f"SELECT {what} FROM {_table(part)} WHERE {condition.sql} {tail}"
-        return [tuple(_plain(value) for value in row) for row in self._query(sql, condition.values)]
+        return [tuple(_plain(value) for value in row) for row in self._query(sql, condition.values, patience=_PATIENCE)]
 
     def sql(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows of a query made by us, never of a reader's text, over what `table` gives. Raises as `page` does."""
-        return [tuple(_plain(value) for value in row) for row in self._query(sql)]
+        return [tuple(_plain(value) for value in row) for row in self._query(sql, patience=_PATIENCE)]
 
     @staticmethod
     def table(part: Part) -> str:
         """All rows of a part with their numbers, to stand after FROM in `sql`."""
         return _table(part)
 
+    def _first_and_all(self, part: Part, condition: Condition, length: int) -> tuple[list[int], int]:
+        """The first rows under a condition and how many there are in all, by one scan where two would do."""
+        sql = f"SELECT count(*), min({ROW}, {max(1, length)}) FROM {_table(part)} WHERE {condition.sql}"
+        ((num_rows, first),) = self._query(sql, condition.values)
+        self.remembered.get(("count", part.identity, condition), lambda: int(num_rows))
+        return [int(row) for row in first or ()][:length], int(num_rows)
+
+    def _rows_under(self, part: Part, condition: Condition, order: Order | None, offset: int, length: int) -> list[int]:
+        by = f"{order.sql}, {ROW}" if order else ROW
+        found = self._query(
+            f"SELECT {ROW} FROM {_table(part)} WHERE {condition.sql} ORDER BY {by} LIMIT ? OFFSET ?",
+            (*condition.values, length, offset),
+        )
+        return [int(row) for (row,) in found]
+
     def _numbered(
         self, part: Part, numbers: Sequence[int], columns: Sequence[str] | None
     ) -> tuple[tuple[int, Mapping[str, Any]], ...]:
-        """Rows by number, each file asked once and only for the stretch that holds them."""
+        """Rows by number: each file asked only for the stretch that holds them, all files at once."""
         names = [name for name in (columns or list(part.kinds)) if name in part.kinds and name != ROW]
-        read: dict[int, Mapping[str, Any]] = {}
-        for file, start, inside in _by_file(part, numbers):
-            wanted = ", ".join(quoted(name) for name in names)
-            found = self._query(
-                f"SELECT file_row_number{', ' * bool(names)}{wanted} FROM {_file(file)} WHERE file_row_number "
-                f"BETWEEN {min(inside)} AND {max(inside)} AND file_row_number IN ({', '.join(map(str, inside))})",
-            )
-            for number, *values in found:
-                read[start + number] = {name: _plain(value) for name, value in zip(names, values, strict=True)}
+        wanted = "".join(f", {quoted(name)}" for name in names)
+        selects = [
+            f"SELECT file_row_number + {start} AS {ROW}{wanted} FROM {_file(file)} WHERE file_row_number "
+            f"BETWEEN {min(inside)} AND {max(inside)} AND file_row_number IN ({', '.join(map(str, inside))})"
+            for file, start, inside in _by_file(part, numbers)
+        ]
+        found = self._query(" UNION ALL BY NAME ".join(selects)) if selects else []
+        read = {row: {name: _plain(value) for name, value in zip(names, values, strict=True)} for row, *values in found}
         return tuple((number, read[number]) for number in numbers if number in read)
 
-    def _query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._database.cursor() as cursor, _stopped_after(cursor, self._limit_s):
+    def _query(self, sql: str, values: Sequence[Any] = (), *, patience: float = 1.0) -> list[tuple[Any, ...]]:
+        limit_s = patience * self._limit_s
+        with self._database.cursor() as cursor, _stopped_after(cursor, limit_s):
             try:
                 # By way of Arrow: DuckDB's own conversion of times with a zone wants a further package.
                 found = cursor.sql(sql, params=list(values)).to_arrow_table()
                 return list(zip(*(column.to_pylist() for column in found.columns), strict=True))
             except duckdb.InterruptException as error:
-                raise TooSlow(f"this took longer than {self._limit_s:g} s; narrow the filter") from error
+                raise TooSlow(f"this took longer than {limit_s:g} s; narrow the filter") from error
             except duckdb.OutOfMemoryException as error:
                 raise TooSlow("this needs more memory than a reader may use; narrow the filter") from error
             except (duckdb.ConversionException, duckdb.BinderException, duckdb.OutOfRangeException) as error:

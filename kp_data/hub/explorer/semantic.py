@@ -1,14 +1,15 @@
 """Rows that mean something similar: unit vectors on disk, searched exactly or, when there are many, by faiss.
 
 Axes: N rows, D embedding size.
-Vectors are float16 in a file that is mapped, not read. Up to EXACT_ROWS every one is compared; above, an inverted file
-of one bit a dimension (RaBitQ, arXiv:2405.12497; in memory: about 60 bytes a row of 384) names candidates, and the
-mapped vectors rank these.
+Vectors are float16 in a file. Up to EXACT_ROWS every one is compared; above, an inverted file of one bit a dimension
+(RaBitQ, arXiv:2405.12497; in memory: about 60 bytes a row of 384) names candidates, and the vectors in the file rank
+these.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -79,12 +80,13 @@ class Semantic:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         self.size, self.recall = int(about["size"]), float(about["recall"])
         """Embedding size; share of the true ten nearest that were found when the codes were checked."""
-        self._vector_ND = np.memmap(folder / VECTORS, np.float16, "r", shape=(int(about["rows"]), self.size))
+        self._path = folder / VECTORS
+        self._vector_ND = np.memmap(self._path, np.float16, "r", shape=(int(about["rows"]), self.size))
         self._codes = _read_codes(folder / CODES) if (folder / CODES).is_file() else None
 
     def vector(self, row: int) -> Array:
         """(D,) float32 of a row."""
-        return np.asarray(self._vector_ND[row], np.float32)
+        return np.asarray(self._read(np.array([row]))[0])
 
     def nearest(self, vector_D: Array, k: int) -> list[tuple[int, float]]:
         """(row number, cosine) of the k nearest rows, nearest first."""
@@ -95,7 +97,14 @@ class Semantic:
             return _best(np.arange(len(cosine_N)), cosine_N, k)
         _, found = self._codes.search(vector_D[None, :].astype(np.float32), max(k, _CANDIDATES))
         rows = np.unique(found[0][found[0] >= 0])
-        return _best(rows, np.asarray(self._vector_ND[rows], np.float32) @ vector_D, k)
+        return _best(rows, self._read(rows) @ vector_D, k)
+
+    def _read(self, rows: Array) -> Array:
+        """(N, D) float32 of some rows: read and not mapped, for mapped pages stay in the memory of the process."""
+        width = 2 * self.size
+        with self._path.open("rb", buffering=0) as file:
+            stored = b"".join(os.pread(file.fileno(), width, width * int(row)) for row in rows)
+        return np.frombuffer(stored, np.float16).reshape(len(rows), self.size).astype(np.float32)
 
 
 def _best(rows: Array, cosine: Array, k: int) -> list[tuple[int, float]]:

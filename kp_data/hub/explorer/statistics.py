@@ -1,7 +1,10 @@
 """Statistics of a part: every column as the dataset viewer has it, and what a distiller wants to know.
 
 All of it is SQL over the committed Parquet; nothing is sampled but the agreement of teachers, and there it is said.
+Axes: T teachers.
 """
+
+# ruff: noqa: S608 -- SQL is put together from our own words and quoted names of existing columns.
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import pyarrow as pa
 from kp_data.hub.explorer.dataset import Part
 from kp_data.hub.explorer.filters import Condition, quoted
 from kp_data.hub.explorer.rows import Rows
+from kp_data.panel import UNANSWERED
 
 BINS: Final = 10
 MAX_LABELS: Final = 30
@@ -22,6 +26,8 @@ MAX_LABELS: Final = 30
 
 MAX_SUBJECTS: Final = 40
 AGREEMENT_QUESTIONS: Final = 50_000
+EXACT_LENGTHS: Final = 1_000_000
+"""Responses up to which quartiles of lengths are exact; above, t-digests find them to about a percent."""
 
 _BLIND: Final = Condition('("mode" = \'blind\' AND "sample" = 0)')
 
@@ -32,8 +38,12 @@ def column_statistics(rows: Rows, part: Part) -> list[dict[str, Any]]:
     Raises:
         TooSlow, DataError: as `Rows.page`.
     """
-    found = (_column(rows, part, field) for field in part.schema)
-    return [statistics for statistics in found if statistics is not None]
+
+    def described() -> list[dict[str, Any]]:
+        found = (_column(rows, part, field) for field in part.schema)
+        return [statistics for statistics in found if statistics is not None]
+
+    return rows.remembered.get(("columns", part.identity), described)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +86,7 @@ class Agreement:
     Attributes:
         teachers: T names.
         share_TT: (T, T) share of the questions both answered; None: there is no such question.
-        num_questions: of how many questions, the first ones where there are more.
+        num_questions: what they rest on: of how many questions, drawn where there are very many.
     """
 
     teachers: tuple[str, ...]
@@ -99,35 +109,31 @@ def subjects(rows: Rows, purified: Part) -> list[SubjectFacts]:
 
 
 def teachers(rows: Rows, panel: Sequence[Part], purified: Sequence[Part]) -> list[TeacherFacts]:
-    """What is known of every teacher, by name. Raises as `Rows.page`."""
+    """What is known of every teacher, by name. Raises as `Rows.page`.
+
+    Accuracy is the report's: an answer that could not be read is wrong, a call that failed on the way does not count.
+    """
     said = _joined(panel)
     if said is None or not {"teacher", "rationale"} <= set(said.kinds):
         return []
-    has = said.kinds.__contains__
-    judged = (
-        '"correct" IS NOT NULL AND "mode" = \'blind\' AND "sample" = 0' if has("correct") and has("mode") else "FALSE"
-    )
+    asked = _joined(purified)
+    judged = _judged(rows, said, asked)
+    kept = _kept(rows, asked)
+    cost = 'CASE WHEN count("cost_usd") = count(*) THEN sum("cost_usd") END' if "cost_usd" in said.kinds else "NULL"
+    quartiles_of = "quantile_cont" if said.num_rows <= EXACT_LENGTHS else "approx_quantile"
     what = (
         '"teacher", count(*), count(*) - count("rationale"), '
-        + (f'avg(CASE WHEN {judged} THEN "correct"::INT END), ' if judged != "FALSE" else "NULL, ")
-        + f"count(CASE WHEN {judged} THEN 1 END), "
-        + 'quantile_cont(length("rationale"), [0.25, 0.5, 0.75]), '
-        + ('CASE WHEN count("cost_usd") = count(*) THEN sum("cost_usd") END' if has("cost_usd") else "NULL")
+        f'{quartiles_of}(length("rationale"), [0.25, 0.5, 0.75]), {cost}'
     )
-    kept = _kept(rows, _joined(purified))
-    return [
-        TeacherFacts(
-            name=str(name),
-            num=int(num),
-            failed=int(failed),
-            accuracy=accuracy,
-            judged=int(known),
-            chars=tuple(chars) if chars else None,
-            cost_usd=cost,
-            kept=kept.get(str(name), 0.0) if kept is not None else None,
-        )
-        for name, num, failed, accuracy, known, chars, cost in rows.select(said, what, tail="GROUP BY 1 ORDER BY 1")
-    ]
+    found = rows.select(said, what, condition=Condition('("teacher" IS NOT NULL)'), tail="GROUP BY 1 ORDER BY 1")
+    facts = []
+    for name, num, failed, chars, cost_usd in found:
+        right, known = judged.get(str(name), (0, 0))
+        share = kept.get(str(name), 0.0) if kept is not None else None
+        quartiles = tuple(chars) if chars else None
+        accuracy = right / known if known else None
+        facts.append(TeacherFacts(str(name), int(num), int(failed), accuracy, known, quartiles, cost_usd, share))
+    return facts
 
 
 def agreement(rows: Rows, panel: Sequence[Part]) -> Agreement | None:
@@ -138,17 +144,55 @@ def agreement(rows: Rows, panel: Sequence[Part]) -> Agreement | None:
     said = _joined(panel)
     if said is None or not {"question_id", "teacher", "mode", "sample", "answer_index", "answer"} <= set(said.kinds):
         return None
-    answers: dict[str, dict[str, str]] = {}
-    found = rows.select(
-        said,
-        '"question_id", "teacher", coalesce("answer_index"::VARCHAR, lower("answer"))',
-        condition=_BLIND,
-        tail=f'AND coalesce("answer_index"::VARCHAR, "answer") IS NOT NULL LIMIT {8 * AGREEMENT_QUESTIONS}',
+    given = (
+        'SELECT "question_id" AS q, "teacher" AS t, coalesce("answer_index"::VARCHAR, lower("answer")) AS a '
+        f"FROM {rows.table(said)} WHERE {_BLIND.sql} AND {_every(rows, said)}"
     )
-    for question, teacher, answer in found:
-        answers.setdefault(question, {})[teacher] = answer
-    names = tuple(sorted({teacher for given in answers.values() for teacher in given}))
-    return Agreement(names, _shares(names, answers.values()), len(answers)) if len(names) > 1 else None
+    found = rows.sql(
+        f"WITH given AS ({given}) SELECT l.t, r.t, count(*), count(CASE WHEN l.a = r.a THEN 1 END) "
+        "FROM given l JOIN given r ON l.q = r.q WHERE l.a IS NOT NULL AND r.a IS NOT NULL GROUP BY 1, 2"
+    )
+    counts = {(str(left), str(right)): (int(both), int(same)) for left, right, both, same in found}
+    names = tuple(sorted({left for left, _ in counts}))
+    if len(names) < 2:
+        return None
+    share_TT = tuple(
+        tuple(same / both if (both, same) != (0, 0) else None for both, same in line)
+        for line in ([counts.get((left, right), (0, 0)) for right in names] for left in names)
+    )
+    return Agreement(names, share_TT, max(both for both, _ in counts.values()))
+
+
+def _every(rows: Rows, said: Part) -> str:
+    """A condition that leaves about AGREEMENT_QUESTIONS questions, drawn by their ids; all where there are no more."""
+    ((num_teachers,),) = rows.select(said, 'approx_count_distinct("teacher")')
+    step = said.num_rows // max(1, int(num_teachers)) // AGREEMENT_QUESTIONS
+    return f'hash("question_id") % {step} = 0' if step > 1 else "TRUE"
+
+
+def _judged(rows: Rows, said: Part, asked: Part | None) -> dict[str, tuple[int, int]]:
+    """Teacher to how many of its blind first answers are right, and how many were judged."""
+    if not {"mode", "sample", "question_id", "correct", "answer_index"} <= set(said.kinds):
+        return {}
+    failed = ", ".join(f"'{name}'" for name in UNANSWERED)
+    came = f'{_BLIND.sql} AND ("error" IS NULL OR "error" NOT IN ({failed}))' if "error" in said.kinds else _BLIND.sql
+    ((unknown,),) = rows.select(said, "count(*)", condition=Condition(f'({came} AND "correct" IS NULL)'))
+    gold = {"id", "answer", "answer_index"} <= set(asked.kinds) if asked is not None else False
+    if unknown and gold and asked is not None:
+        # What was asked before the gold answers were known carries no verdict; they are known now.
+        asked_for = f'(SELECT "id", "answer" AS gold, "answer_index" AS gold_index FROM {rows.table(asked)})'
+        source = (
+            f'(SELECT * FROM {rows.table(said)} WHERE {came}) r LEFT JOIN {asked_for} q ON r."question_id" = q."id"'
+        )
+        right = 'coalesce("correct", "answer_index" = gold_index, FALSE)'
+        known = '("correct" IS NOT NULL OR gold IS NOT NULL OR gold_index IS NOT NULL)'
+    else:
+        source, right, known = f"{rows.table(said)} WHERE {came}", '"correct"', '"correct" IS NOT NULL'
+    found = rows.sql(
+        f'SELECT "teacher", count(CASE WHEN {known} AND {right} THEN 1 END), count(CASE WHEN {known} THEN 1 END) '
+        f"FROM {source} GROUP BY 1"
+    )
+    return {str(teacher): (int(good), int(judged)) for teacher, good, judged in found if teacher is not None}
 
 
 def histogram(values: Mapping[str, Any]) -> list[tuple[float, float, int]]:
@@ -158,20 +202,6 @@ def histogram(values: Mapping[str, Any]) -> list[tuple[float, float, int]]:
         return []
     edges = found["bin_edges"]
     return [(low, high, number) for low, high, number in zip(edges, edges[1:], found["hist"], strict=False)]
-
-
-def _shares(names: Sequence[str], given: Any) -> tuple[tuple[float | None, ...], ...]:
-    both = {(left, right): [0, 0] for left in names for right in names}
-    for answers in given:
-        for left, said in answers.items():
-            for right, other in answers.items():
-                counts = both[left, right]
-                counts[0] += said == other
-                counts[1] += 1
-    return tuple(
-        tuple(both[left, right][0] / both[left, right][1] if both[left, right][1] else None for right in names)
-        for left in names
-    )
 
 
 def _kept(rows: Rows, purified: Part | None) -> dict[str, float] | None:
@@ -196,16 +226,22 @@ def _column(rows: Rows, part: Part, field: pa.Field) -> dict[str, Any] | None:
         value = name if is_int else f"CASE WHEN isfinite({name}::DOUBLE) THEN {name}::DOUBLE END"
         return _described(field.name, "int" if is_int else "float", _numbers(rows, part, value, whole=is_int))
     if kind == "text":
-        values = rows.values(part, field.name, limit=MAX_LABELS + 2)
-        labels = [(value, number) for value, number in values if value is not None]
-        if len(labels) <= MAX_LABELS:
+        values = rows.values(part, field.name, most=MAX_LABELS + 1)
+        labels = [(value, number) for value, number in values or () if value is not None]
+        if values is not None and len(labels) <= MAX_LABELS:
             return _described(field.name, "string_label", _labels(part, labels))
         return _described(field.name, "string_text", _numbers(rows, part, f"length({name})", whole=True))
     if kind == "bool":
-        counts = dict(rows.values(part, field.name))
+        counts = dict(rows.values(part, field.name, most=3) or ())
         missing = int(counts.pop(None, 0))
         frequencies = {str(value): number for value, number in counts.items()}
         return _described(field.name, "bool", {**_missing(missing, part.num_rows), "frequencies": frequencies})
+    if kind == "list" and pa.types.is_fixed_size_list(field.type) and part.is_whole(field.name):
+        # Vectors are wide, and all of one length: nothing of them needs to be read.
+        size = field.type.list_size
+        numbers = {"min": size, "max": size, "mean": float(size), "median": float(size), "std": 0.0}
+        bins = {"histogram": {"hist": [part.num_rows], "bin_edges": [size, size]}}
+        return _described(field.name, "list", {**_missing(0, part.num_rows), **numbers, **bins})
     if kind == "list":
         return _described(field.name, "list", _numbers(rows, part, f"len({name})", whole=True))
     if kind == "time":

@@ -8,16 +8,19 @@ from typing import Any, Final
 
 from kp_data.hub.explorer.dataset import Dataset, NotFound, Part
 from kp_data.hub.explorer.filters import Condition, quoted
-from kp_data.hub.explorer.rows import Rows
+from kp_data.hub.explorer.rows import ROW, Rows
 from kp_data.panel import normalise_answer
-from kp_data.schema import AGGREGATED
+from kp_data.schema import AGGREGATED, RESPONSES
+from kp_data.schema import PURIFIED as PURIFIED_SCHEMA
 from kp_data.summary import base_id
 
 PURIFIED: Final = "purified"
 PANEL: Final = "panel"
 QUESTIONS: Final = "questions"
 
-MAX_VOICES: Final = 200
+MAX_VOICES: Final = 100
+
+_COLUMNS: Final = tuple(PURIFIED_SCHEMA.names)
 
 SCORES: Final[Mapping[str, str]] = {
     "similarity-router": "probability, by the question alone, that this teacher answers it right",
@@ -86,14 +89,9 @@ class Story:
     score_means: str
 
 
-def tell(rows: Rows, dataset: Dataset, question_id: str) -> Story:
-    """The story of a question.
-
-    Raises:
-        NotFound: no row has this id.
-        DataError: as `Rows.page`.
-    """
-    row = find_row(rows, dataset, question_id)
+def tell(rows: Rows, dataset: Dataset, question: Found) -> Story:
+    """The story of a question that `find_question` found. Raises as `Rows.page`."""
+    row, question_id = question.row, str(question.row.get("id"))
     method = row.get("method")
     asked = base_id(question_id, row.get("teacher"), method) if method else question_id
     said = list(_responses(rows, dataset, asked))
@@ -114,48 +112,64 @@ def tell(rows: Rows, dataset: Dataset, question_id: str) -> Story:
     )
 
 
-def find_row(rows: Rows, dataset: Dataset, question_id: str) -> Mapping[str, Any]:
-    """The row of a question, from the purified part or, before purification, from the questions.
+@dataclass(frozen=True)
+class Found:
+    """Where a question stands.
+
+    Attributes:
+        part: in which split.
+        number: its row there.
+        row: its columns.
+    """
+
+    part: Part
+    number: int
+    row: Mapping[str, Any]
+
+
+def find_question(rows: Rows, dataset: Dataset, question_id: str) -> Found:
+    """The row of a question, in the purified part or, before purification, among the questions.
 
     Raises:
         NotFound: no row has this id.
     """
     for config in (PURIFIED, QUESTIONS):
         for part in dataset.of_config(config):
-            if (found := _first(rows, part, "id", question_id)) is not None:
-                return found
+            for number, row in _where(rows, part, "id", question_id, _COLUMNS, length=1):
+                return Found(part, number, row)
     raise NotFound("no question has this id", place=question_id[:80])
 
 
-def neighbours(rows: Rows, part: Part, question_id: str) -> tuple[str | None, str | None]:
+def neighbours(rows: Rows, found: Found) -> tuple[str | None, str | None]:
     """The ids of the rows before and after a question's; None at the ends."""
-    if part.kinds.get("id") != "text":
-        return None, None
-    before = rows.select(part, "max(id)", condition=Condition('("id" < ?)', (question_id,)))
-    after = rows.select(part, "min(id)", condition=Condition('("id" > ?)', (question_id,)))
-    return before[0][0], after[0][0]
+    around = dict(rows.at(found.part, [found.number - 1, found.number + 1], ["id"]).rows)
+    before, after = (around.get(found.number + step, {}).get("id") for step in (-1, 1))
+    return before, after
 
 
-def next_conflict(rows: Rows, part: Part, question_id: str) -> str | None:
+def next_conflict(rows: Rows, found: Found) -> str | None:
     """The id of the next question on which teachers contradict one another; None: there is none, or nobody knows."""
-    if part.kinds.get("id") != "text" or part.kinds.get("conflict") != "bool":
+    if found.part.kinds.get("conflict") != "bool":
         return None
-    ((found,),) = rows.select(part, "min(id)", condition=Condition('("id" > ? AND "conflict")', (question_id,)))
-    return str(found) if found is not None else None
+    later = Condition(f'("conflict" AND {ROW} > ?)', (found.number,))
+    ((number,),) = rows.select(found.part, f"min({ROW})", condition=later)
+    page = rows.at(found.part, [] if number is None else [int(number)], ["id"])
+    return str(page.rows[0][1]["id"]) if page.rows else None
 
 
-def _first(rows: Rows, part: Part, column: str, value: str) -> Mapping[str, Any] | None:
+def _where(
+    rows: Rows, part: Part, column: str, value: str, columns: Sequence[str], *, length: int
+) -> Sequence[tuple[int, Mapping[str, Any]]]:
+    """Rows whose text column holds a value; none where there is no such column."""
     if part.kinds.get(column) != "text":
-        return None
-    page = rows.page(part, condition=Condition(f"({quoted(column)} = ?)", (value,)), length=1)
-    return page.rows[0][1] if page.rows else None
+        return ()
+    return rows.where(part, Condition(f"({quoted(column)} = ?)", (value,)), columns=columns, length=length)
 
 
 def _responses(rows: Rows, dataset: Dataset, question_id: str) -> Iterator[Mapping[str, Any]]:
     for part in dataset.of_config(PANEL):
-        if part.kinds.get("question_id") == "text":
-            condition = Condition('("question_id" = ?)', (question_id,))
-            yield from (row for _, row in rows.page(part, condition=condition, length=MAX_VOICES).rows)
+        found = _where(rows, part, "question_id", question_id, RESPONSES.names, length=MAX_VOICES)
+        yield from (row for _, row in found)
 
 
 def _conclusions(row: Mapping[str, Any], said: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, str]]:

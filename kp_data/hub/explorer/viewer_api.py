@@ -59,7 +59,8 @@ async def rows(request: Request) -> Response:
     """A slice of a split."""
     dataset, part = await _dataset_and_part(request)
     offset, length = _slice(request)
-    return _page(dataset, part, await in_thread(explorer_of(request).rows.page, part, offset=offset, length=length))
+    read = explorer_of(request).rows.page
+    return await in_thread(lambda: _page(dataset, part, read(part, offset=offset, length=length)))
 
 
 async def filter_rows(request: Request) -> Response:
@@ -70,9 +71,11 @@ async def filter_rows(request: Request) -> Response:
     condition = parse_filter(query.get("where", ""), part.kinds)
     order = parse_order(query.get("orderby", ""), part.kinds)
     read = explorer_of(request).rows.page
-    return _page(
-        dataset, part, await in_thread(read, part, condition=condition, order=order, offset=offset, length=length)
-    )
+
+    def found() -> Page:
+        return read(part, condition=condition, order=order, offset=offset, length=length)
+
+    return await in_thread(lambda: _page(dataset, part, found()))
 
 
 async def search(request: Request) -> Response:
@@ -86,7 +89,7 @@ async def search(request: Request) -> Response:
         numbers, total = explorer.indexes.search(part, words, offset=offset, length=length)
         return Page(explorer.rows.at(part, numbers).rows, total)
 
-    return _page(dataset, part, await in_thread(found))
+    return await in_thread(lambda: _page(dataset, part, found()))
 
 
 async def statistics(request: Request) -> Response:
@@ -102,7 +105,7 @@ async def parquet(request: Request) -> Response:
     found = [
         {
             **_named(dataset, part),
-            "url": explorer_of(request).endpoint(request) + _file_url(dataset, path),
+            "url": _endpoint(request) + _file_url(dataset, path),
             "filename": path.rpartition("/")[2],
             "size": file.stat().st_size,
         }
@@ -157,8 +160,13 @@ async def info(request: Request) -> Response:
 async def get_croissant(request: Request) -> Response:
     """The dataset in MLCommons' Croissant vocabulary."""
     dataset = await _dataset(request)
-    made = await in_thread(croissant, dataset, explorer_of(request).endpoint(request))
+    made = await in_thread(croissant, dataset, _endpoint(request))
     return _answer(dataset, made)
+
+
+def _endpoint(request: Request) -> str:
+    """Where files are to be had: official clients ask a host of its own, and send their token to the hub's alone."""
+    return explorer_of(request).endpoint(request).replace("://datasets-server.", "://", 1)
 
 
 async def _dataset(request: Request) -> Dataset:

@@ -14,7 +14,7 @@ from kp_data.hub import push
 from kp_data.hub.explorer.dataset import ANYBODY, AccessDenied, NotFound, Reader
 from kp_data.hub.explorer.hosted import HubCatalogue
 from kp_data.hub.explorer.rows import Rows
-from kp_data.hub.explorer.story import tell
+from kp_data.hub.explorer.story import find_question
 from kp_data.hub.server import Hub, HubSettings, issue_token, running
 
 
@@ -51,8 +51,8 @@ def test_every_version_keeps_its_rows(catalogue: HubCatalogue, published: tuple[
     rows = Rows(folders=[catalogue.folder])
     now, then = (catalogue.open(ANYBODY, "ada/open", revision) for revision in (None, "v1.0.0"))
     assert [sum(part.num_rows for part in each.of_config("purified")) for each in (now, then)] == [12, 10]
-    assert tell(rows, now, "q001").row["rationale"] == "now of 1."
-    assert tell(rows, then, "q001").row["rationale"] == "ada thinks of item 1."
+    assert find_question(rows, now, "q001").row["rationale"] == "now of 1."
+    assert find_question(rows, then, "q001").row["rationale"] == "ada thinks of item 1."
     assert [version.name for version in catalogue.versions(ANYBODY, "ada/open")] == ["v1.0.1", "v1.0.0", "main"]
 
 
@@ -108,11 +108,14 @@ def test_tables_make_room_for_others_and_come_back_when_asked_for(
 ) -> None:
     small = HubCatalogue(published[0], tmp_path / "explorer", cache_bytes=1)
     rows = Rows(folders=[small.folder])
-    assert tell(rows, small.open(ANYBODY, "ada/open"), "q001").row["rationale"] == "now of 1."
+    assert find_question(rows, small.open(ANYBODY, "ada/open"), "q001").row["rationale"] == "now of 1."
     held = set(small.folder.iterdir())
-    assert tell(rows, small.open(ANYBODY, "ada/open", "v1.0.0"), "q001").row["rationale"] == "ada thinks of item 1."
+    assert (
+        find_question(rows, small.open(ANYBODY, "ada/open", "v1.0.0"), "q001").row["rationale"]
+        == "ada thinks of item 1."
+    )
     assert not held <= set(small.folder.iterdir())
-    assert tell(rows, small.open(ANYBODY, "ada/open"), "q001").row["rationale"] == "now of 1."
+    assert find_question(rows, small.open(ANYBODY, "ada/open"), "q001").row["rationale"] == "now of 1."
 
 
 def test_a_table_whose_stored_bytes_have_changed_is_not_shown(tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import queue
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kp_data.errors import DataError
-from kp_data.hub.explorer import semantic
-from kp_data.hub.explorer.dataset import Part
+from kp_data.hub.explorer import indexing, semantic
+from kp_data.hub.explorer.dataset import NotReady, Part
 from kp_data.hub.explorer.fulltext import FullText, build_fulltext
-from kp_data.hub.explorer.indexing import Indexes, NotReady
+from kp_data.hub.explorer.indexing import Indexes
 from kp_data.hub.explorer.semantic import Semantic, build_semantic
 
 TEXTS = (
@@ -173,12 +177,58 @@ def test_a_table_that_cannot_be_read_is_a_failure_that_is_told(indexes: Indexes,
         wait_for_search(indexes, Part("c", "s", (broken,)), "cat")
 
 
+def a_dead_process() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
 def test_what_a_dead_process_left_behind_is_swept_away(tmp_path: Path) -> None:
-    left = tmp_path / ".abc.fulltext.1234.building"
-    left.mkdir()
-    (left / "meta.json").write_text("{}")
+    for name in (".abc.fulltext.1234.building", f".abc.fulltext.{a_dead_process()}.1234abcd.building"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "meta.json").write_text("{}")
     Indexes(tmp_path).close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_server_is_building_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / f".abc.fulltext.{os.getpid()}.1234abcd.building").mkdir()
+    Indexes(tmp_path).close()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_index_that_somebody_removed_is_built_again(indexes: Indexes, tmp_path: Path) -> None:
+    part = write_part(tmp_path / "tables")
+    wait_for_search(indexes, part, "cat")
+    (place,) = (tmp_path / "indexes").iterdir()
+    for file in place.iterdir():
+        file.unlink()
+    again = Indexes(tmp_path / "indexes")
+    with pytest.raises(NotReady, match="built again"):
+        again.search(part, "cat")
+    assert set(wait_for_search(again, part, "cat")[0]) == {0, 2}
+    again.close()
+
+
+def test_indexes_make_room_for_the_newest(tmp_path: Path) -> None:
+    small = Indexes(tmp_path / "indexes", max_bytes=1)
+    first, second = (write_part(tmp_path / name) for name in ("one", "two"))
+    wait_for_search(small, first, "cat")
+    wait_for_search(small, second, "cat")
+    assert [small.state("fulltext", part).name for part in (first, second)] == ["missing", "ready"]
+    small.close()
+
+
+def test_only_so_many_indexes_may_wait(indexes: Indexes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexing, "WAITING", 1)
+    monkeypatch.setattr(indexes, "_jobs", queue.SimpleQueue())
+    parts = [write_part(tmp_path / name) for name in ("one", "two")]
+    with pytest.raises(NotReady, match="being built"):
+        indexes.search(parts[0], "cat")
+    with pytest.raises(NotReady, match="many indexes are waiting"):
+        indexes.search(parts[1], "cat")
+    assert indexes.state("fulltext", parts[1]).name == "missing"
+    monkeypatch.undo()
 
 
 def test_a_large_part_without_embeddings_is_not_searched_by_meaning(
