@@ -14,13 +14,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from kp_data import engine
 from kp_data.config import Generate, Price, Teacher, parse_teacher
 from kp_data.errors import DataError, KpError, StoreError, TeacherError
 from kp_data.generate import Summary, explain_cell, generate_panel, panel_status
 from kp_data.panel import Panel
 from kp_data.practice import TEACHERS, practice_server
 from kp_data.schema import MEASURED_COLUMNS
-from kp_data.store import database
 
 KP_DATA = [sys.executable, "-c", "from kp_data.cli import main; main()"]
 
@@ -325,16 +325,16 @@ def test_a_folder_that_cannot_be_made_is_one_clear_message(tmp_path: Path) -> No
 
 
 def test_a_full_disk_ends_the_run_and_keeps_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def with_a_small_disk(connection: Any, _record: Any) -> None:
-        tune(connection, _record)
+    def with_a_small_disk(connection: Any, **options: Any) -> None:
+        tune(connection, **options)
         connection.execute("PRAGMA max_page_count = 24")
 
-    tune = database._tune_sqlite
-    monkeypatch.setattr(database, "_tune_sqlite", with_a_small_disk)
+    tune = engine._tune_sqlite
+    monkeypatch.setattr(engine, "_tune_sqlite", with_a_small_disk)
     with practice_server(latency_s=0.01) as url:
         with pytest.raises(StoreError, match="database or disk is full"):
             run(tmp_path, "practice:50", url=url, concurrency=1)
-        monkeypatch.setattr(database, "_tune_sqlite", tune)
+        monkeypatch.setattr(engine, "_tune_sqlite", tune)
         kept = stored(tmp_path)
         assert 0 < kept < 100
         reset(url)
