@@ -12,7 +12,7 @@ from kp_data.hub.explorer.dataset import Dataset, Part
 from kp_data.hub.explorer.filters import ALL, Condition, FilterError, Order, both, equals, parse_filter, parse_order
 from kp_data.hub.explorer.indexing import Indexes
 from kp_data.hub.explorer.render import url
-from kp_data.hub.explorer.rows import Page, Rows
+from kp_data.hub.explorer.rows import Page, Rows, plain
 
 PAGE_ROWS: Final = 30
 FACETS: Final = ("split", "subject", "teacher", "method", "mode", "conflict", "correct", "error")
@@ -206,13 +206,23 @@ def _found(
             numbers = [number for number in numbers if number in hits]
     elif whole:
         numbers, total = indexes.search(part, asked.search, offset=offset, length=PAGE_ROWS)
-        return Answer(Page(rows.at(part, numbers, read).rows, total), columns_of(part, asked), None)
+        return Answer(Page(_read(rows, indexes, part, numbers, read), total), columns_of(part, asked), None)
     else:
         numbers, total = indexes.search(part, asked.search, length=FOUND)
     kept = numbers if whole else rows.among(part, numbers, condition, order)
-    shown = rows.at(part, kept[offset : offset + PAGE_ROWS], read)
+    shown = _read(rows, indexes, part, kept[offset : offset + PAGE_ROWS], read)
     limited = total > len(numbers)
-    return Answer(Page(shown.rows, len(kept)), columns_of(part, asked), order, limited, likeness)
+    return Answer(Page(shown, len(kept)), columns_of(part, asked), order, limited, likeness)
+
+
+def _read(
+    rows: Rows, indexes: Indexes, part: Part, numbers: Sequence[int], columns: Sequence[str]
+) -> tuple[tuple[int, Mapping[str, Any]], ...]:
+    """Rows that lie anywhere: from where they are at hand, else from the tables."""
+    prepared = indexes.rows(part, numbers, columns)
+    if prepared is None:
+        return rows.at(part, numbers, columns).rows
+    return tuple((number, {name: plain(value) for name, value in row.items()}) for number, row in prepared)
 
 
 def _values(rows: Rows, part: Part, column: str) -> tuple[tuple[str, int], ...]:

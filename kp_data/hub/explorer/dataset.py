@@ -68,6 +68,11 @@ class Part:
         """
         return tuple(_metadata(file).num_rows for file in self.files)
 
+    @cached_property
+    def columns_of_files(self) -> tuple[frozenset[str], ...]:
+        """Names of the columns of each file: those of one split may differ."""
+        return tuple(frozenset(_metadata(file).schema.to_arrow_schema().names) for file in self.files)
+
     @property
     def num_rows(self) -> int:
         """Rows in all."""

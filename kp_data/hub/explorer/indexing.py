@@ -17,18 +17,23 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
+
+import pyarrow as pa
 
 from kp_data.errors import DataError
 from kp_data.hub.explorer.dataset import NotReady, Part
 from kp_data.hub.explorer.fulltext import FullText, build_fulltext
 from kp_data.hub.explorer.queries import Array, QueryEncoder
+from kp_data.hub.explorer.rowstore import LEAST_ROWS, RowStore, build_rowstore
 from kp_data.hub.explorer.semantic import Semantic, build_semantic, can_embed
 
-Kind = Literal["fulltext", "semantic"]
+Kind = Literal["fulltext", "semantic", "rows"]
+Index = FullText | Semantic | RowStore
 
 KEPT: Final = 200
 """Indexes that are kept on disk; those not opened for longest go first."""
@@ -79,7 +84,7 @@ class Indexes:
         self._encoder = QueryEncoder()
         self._lock = threading.Lock()
         self._states: dict[Path, State] = {}
-        self._opened: dict[Path, FullText | Semantic] = {}
+        self._opened: dict[Path, Index] = {}
         self._jobs: queue.SimpleQueue[tuple[Kind, Part, Path] | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[str] | None = None
         self._closed = False
@@ -135,13 +140,29 @@ class Indexes:
         vector_D = index.vector(to) if isinstance(to, int) else self._embedded(to, index.size)
         return index.nearest(vector_D, k)
 
+    def rows(
+        self, part: Part, numbers: Sequence[int], columns: Sequence[str]
+    ) -> tuple[tuple[int, Mapping[str, Any]], ...] | None:
+        """The rows that a search found; None: as yet, or for good, they must be read from the tables.
+
+        Asking for those of a large part begins to prepare them for the next time.
+        """
+        if part.num_rows < LEAST_ROWS:
+            return None
+        try:
+            store = self._index("rows", part)
+        except DataError:
+            return None
+        assert isinstance(store, RowStore)
+        return store.at(numbers, columns) if set(columns) <= set(store.columns) else None
+
     def _embedded(self, text: str, size: int) -> Array:
         vector_D = self._encoder(text)
         if vector_D.shape != (size,):
             raise DataError("the embeddings of this part are of another model, so no text can be compared with them")
         return vector_D
 
-    def _index(self, kind: Kind, part: Part) -> FullText | Semantic:
+    def _index(self, kind: Kind, part: Part) -> Index:
         state, place = self.state(kind, part), self._place(kind, part)
         if state.name == "ready":
             return self._open(kind, place)
@@ -160,15 +181,15 @@ class Indexes:
             self._states[place] = State("waiting")
         self._jobs.put((kind, part, place))
 
-    def _open(self, kind: Kind, place: Path) -> FullText | Semantic:
+    def _open(self, kind: Kind, place: Path) -> Index:
         with self._lock:
             if place not in self._opened:
                 while len(self._opened) >= _OPEN_AT_ONCE:
                     self._opened.pop(next(iter(self._opened)))
                 try:
-                    self._opened[place] = FullText(place) if kind == "fulltext" else Semantic(place)
+                    self._opened[place] = _OPENERS[kind](place)
                     os.utime(place)
-                except (OSError, ValueError) as error:
+                except (OSError, ValueError, pa.ArrowInvalid) as error:
                     # Another server made room, or a disk lost bytes: it is built anew.
                     shutil.rmtree(place, ignore_errors=True)
                     raise NotReady("the index has gone and is built again; ask again in a moment") from error
@@ -256,6 +277,18 @@ def _is_alive(name: str) -> bool:
     return True
 
 
+_OPENERS: Final[Mapping[Kind, Callable[[Path], Index]]] = {
+    "fulltext": FullText,
+    "semantic": Semantic,
+    "rows": RowStore,
+}
+_BUILDERS: Final[Mapping[str, Callable[[Part, Path, Callable[[float], None]], None]]] = {
+    "fulltext": build_fulltext,
+    "semantic": build_semantic,
+    "rows": build_rowstore,
+}
+
+
 def main() -> None:
     """Build one index, as told on standard input; progress goes to standard output, a number a line."""
     os.nice(10)
@@ -269,8 +302,7 @@ def main() -> None:
             last = share
             print(f"{share:.3f}", flush=True)
 
-    build = build_fulltext if job["kind"] == "fulltext" else build_semantic
-    build(part, Path(job["folder"]), progress)
+    _BUILDERS[job["kind"]](part, Path(job["folder"]), progress)
 
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ class Rows:
             if len(some) > most:
                 return None
             counted = self._query(f"SELECT {name}, count(*) AS n FROM {_table(part)} GROUP BY 1 ORDER BY n DESC, 1")
-            return tuple((_plain(value), int(number)) for value, number in counted)
+            return tuple((plain(value), int(number)) for value, number in counted)
 
         return self.remembered.get(("values", part.identity, column, most), found)
 
@@ -191,11 +191,11 @@ class Rows:
         Raises as `page` does.
         """
         sql = f"SELECT {what} FROM {_table(part)} WHERE {condition.sql} {tail}"
-        return [tuple(_plain(value) for value in row) for row in self._query(sql, condition.values, patience=_PATIENCE)]
+        return [tuple(plain(value) for value in row) for row in self._query(sql, condition.values, patience=_PATIENCE)]
 
     def sql(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows of a query made by us, never of a reader's text, over what `table` gives. Raises as `page` does."""
-        return [tuple(_plain(value) for value in row) for row in self._query(sql, patience=_PATIENCE)]
+        return [tuple(plain(value) for value in row) for row in self._query(sql, patience=_PATIENCE)]
 
     @staticmethod
     def table(part: Part) -> str:
@@ -222,14 +222,18 @@ class Rows:
     ) -> tuple[tuple[int, Mapping[str, Any]], ...]:
         """Rows by number: each file asked only for the stretch that holds them, all files at once."""
         names = [name for name in (columns or list(part.kinds)) if name in part.kinds and name != ROW]
-        wanted = "".join(f", {quoted(name)}" for name in names)
-        selects = [
-            f"SELECT file_row_number + {start} AS {ROW}{wanted} FROM {_file(file)} WHERE file_row_number "
-            f"BETWEEN {min(inside)} AND {max(inside)} AND file_row_number IN ({', '.join(map(str, inside))})"
-            for file, start, inside in _by_file(part, numbers)
-        ]
+        there = dict(zip(part.files, part.columns_of_files, strict=True))
+        selects = []
+        for file, start, inside in _by_file(part, numbers):
+            # What a file lacks is missing in its rows.
+            wanted = (quoted(name) if name in there[file] else f"NULL AS {quoted(name)}" for name in names)
+            selects.append(
+                f"SELECT {', '.join([f'file_row_number + {start} AS {ROW}', *wanted])} FROM {_file(file)} "
+                f"WHERE file_row_number BETWEEN {min(inside)} AND {max(inside)} "
+                f"AND file_row_number IN ({', '.join(map(str, inside))})"
+            )
         found = self._query(" UNION ALL BY NAME ".join(selects)) if selects else []
-        read = {row: {name: _plain(value) for name, value in zip(names, values, strict=True)} for row, *values in found}
+        read = {row: {name: plain(value) for name, value in zip(names, values, strict=True)} for row, *values in found}
         return tuple((number, read[number]) for number in numbers if number in read)
 
     def _query(self, sql: str, values: Sequence[Any] = (), *, patience: float = 1.0) -> list[tuple[Any, ...]]:
@@ -295,14 +299,14 @@ def _stopped_after(cursor: duckdb.DuckDBPyConnection, seconds: float) -> Iterato
         timer.cancel()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value as JSON knows it: no nan, no dates, no bytes."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     if isinstance(value, Decimal | timedelta):

@@ -128,7 +128,7 @@ def crawled(client: httpx.Client, most: int) -> Iterator[tuple[str, httpx.Respon
 
 def test_no_page_holds_markup_of_anybody_elses(hub: tuple[Hub, str, str]) -> None:
     with httpx.Client(base_url=hub[1], timeout=60) as client:
-        pages = list(crawled(client, 120))
+        pages = list(crawled(client, 70))
     faults = {address: found for address, answer in pages if (found := _page_faults(answer))}
     assert not faults
     assert len(pages) > 40

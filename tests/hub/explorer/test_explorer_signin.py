@@ -36,7 +36,7 @@ def test_a_session_of_another_hub_is_none() -> None:
 def test_a_session_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     cookie = str(KNOWN.begin("good"))
     later = time.time() + explorer.SESSION_S + 1
-    monkeypatch.setattr(explorer.time, "time", lambda: later)
+    monkeypatch.setattr(time, "time", lambda: later)
     assert KNOWN.read(cookie) is None
 
 
