@@ -136,8 +136,10 @@ def test_imports_point_one_way() -> None:
     # Beside the tables: one definition, for teachers and students, of which answers are the same, what a text
     # concludes, and how far two answerers agree.
     allowed = {"errors", "schema", "tables", "panel", "console", "learner", "answers", "measures", "teachers.parsing"}
+    # Rooms that ask, purify and train in turn stand above both packages, as the command line does.
+    above = {"cli", "experiments", "assistant"}
     for path in (ROOT / "kp_train").rglob("*.py"):
-        if path.name != "cli.py":
+        if path.relative_to(ROOT / "kp_train").parts[0] not in above:
             modules = {name.removeprefix("kp_data.") for name in imports(path) if name.startswith("kp_data.")}
             assert modules <= allowed, path
 

@@ -144,7 +144,8 @@ def lesson_of(world: World, method: str) -> tuple[str, Dataset, str]:
 def train_and_ask(world: World, dataset: Dataset, objective: str, answers: Path) -> None:
     """Fit a student and write what it answers to `test` and `ood`."""
     from kp_train.evaluate import evaluate_loaded, write_predictions
-    from kp_train.fit import FitOptions, fit
+    from kp_train.fit import fit
+    from kp_train.fit_options import FitOptions
     from kp_train.students import load_student
 
     start = time.process_time()

@@ -26,7 +26,8 @@ from kp_data.tables import read_json
 from kp_train.comparison import bootstrap_interval, paired_interval
 from kp_train.dataset import Dataset, read_dataset
 from kp_train.evaluate import Evaluation, evaluate_student
-from kp_train.fit import FitOptions, fit
+from kp_train.fit import fit
+from kp_train.fit_options import FitOptions
 from kp_train.students.retrieval import SAME_QUESTION
 from kp_train.students.retrieval_embedding import sentence_embedder
 

@@ -11,7 +11,8 @@ from kp_data.errors import ConfigError, MethodError
 from kp_data.schema import Question
 from kp_train.batches import Item
 from kp_train.dataset import read_dataset
-from kp_train.fit import FitOptions, fit
+from kp_train.fit import fit
+from kp_train.fit_options import FitOptions
 from kp_train.students import load_student, make_student
 from kp_train.students.as_published import CAP, PublishedStudent
 from kp_train.students.seq2seq import Seq2SeqStudent

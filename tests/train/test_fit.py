@@ -23,7 +23,8 @@ from small_rows import (
 
 from kp_data.errors import ConfigError, DataError, MethodError
 from kp_train.dataset import gold_dataset, read_dataset
-from kp_train.fit import FitOptions, fit
+from kp_train.fit import fit
+from kp_train.fit_options import FitOptions
 from kp_train.students import load_student
 
 OPTIONS = FitOptions(student="tiny-t5", objective="fine-tune", steps=2, batch=4, eval_steps=1, choice_orders=1)
@@ -245,7 +246,7 @@ def test_memory_options_change_the_student_by_rounding_at_most(change: dict[str,
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tmp_path: Path) -> None:
     panel = write_panel(tmp_path / "panel", small_questions(40, 6, 6))
-    command = [sys.executable, "-m", "kp_train.cli", "fit", str(panel), "--student", "tiny-t5"]
+    command = [sys.executable, "-m", "kp_train", "fit", str(panel), "--student", "tiny-t5"]
     command += ["--objective", "tinyllm", "--steps", "40", "--batch", "6", "--accumulate", "2", "--eval-steps", "4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "--out", str(tmp_path / "whole")], env=environment, check=True, capture_output=True)

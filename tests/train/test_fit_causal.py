@@ -14,7 +14,8 @@ from small_rows import purified_table, small_questions, write_panel, write_purif
 from kp_data.errors import ConfigError, DataError, MethodError
 from kp_data.tables import write_parquet
 from kp_train.dataset import read_dataset
-from kp_train.fit import FitOptions, fit
+from kp_train.fit import fit
+from kp_train.fit_options import FitOptions
 from kp_train.predict import answer_file
 from kp_train.students import load_student
 from kp_train.views import RATIONALE_PREFIX

@@ -11,7 +11,8 @@ from small_rows import small_questions, write_tiny_bert_checkpoint, write_tiny_t
 from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from kp_train.dataset import gold_dataset
-from kp_train.fit import FitOptions, fit
+from kp_train.fit import fit
+from kp_train.fit_options import FitOptions
 from kp_train.students import load_student
 from kp_train.students.encoder import HEAD_FILE
 from kp_train.views import LABEL_PREFIX, question_input

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from kp_data.errors import ConfigError, DataError, MethodError
 from kp_train.dataset import read_dataset
 from kp_train.evaluate import evaluate_loaded
-from kp_train.fit import FitOptions, fit
+from kp_train.fit import fit
+from kp_train.fit_options import FitOptions
 from kp_train.students import Lora, Student, load_student, make_student, save_student
 from kp_train.students import lora as lora_module
 from kp_train.students.lora import LR_FACTOR, merge_adapter

@@ -23,7 +23,8 @@ from small_rows import (
 from kp_data.errors import ConfigError, DataError, MethodError
 from kp_data.schema import Question
 from kp_train.dataset import gold_dataset, read_dataset
-from kp_train.fit import FitOptions, fit
+from kp_train.fit import fit
+from kp_train.fit_options import FitOptions
 from kp_train.students import load_student, make_student
 from kp_train.students.encoder import PASSAGE_TOKENS, EncoderStudent, read_rationales
 from kp_train.students.recall import LIKENESS, SHARPNESS, Recall

@@ -1,0 +1,8 @@
+"""The program `kp-train`: one thin function a command; what is heavy is imported only when its command runs."""
+
+# isort: off
+# Commands stand in the help in the order in which their modules are loaded.
+from kp_train.cli.app import app, main
+from kp_train.cli import fit, use, look
+
+__all__ = ["app", "fit", "look", "main", "use"]
