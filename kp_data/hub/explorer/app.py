@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kp_data.hub.explorer import pages, signin, viewer_api
+from kp_data.hub.explorer import downloads, pages, signin, viewer_api
 from kp_data.hub.explorer.dataset import NotFound
 from kp_data.hub.explorer.explorer import Explorer, Sessions
 from kp_data.hub.explorer.hosted import HubCatalogue
@@ -26,7 +26,7 @@ from kp_data.hub.server.auth import session_of
 from kp_data.hub.server.hub import Hub
 from kp_data.hub.server.refusals import Refusal
 
-ROUTES: Final[list[BaseRoute]] = [*viewer_api.ROUTES, *signin.ROUTES, *STATIC_ROUTES, *pages.ROUTES]
+ROUTES: Final[list[BaseRoute]] = [*viewer_api.ROUTES, *signin.ROUTES, *STATIC_ROUTES, *downloads.ROUTES, *pages.ROUTES]
 
 _LOOPBACK: Final = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 

@@ -75,15 +75,13 @@ class Request:
     @classmethod
     def read(cls, query: QueryParams) -> Request:
         """From an address; what makes no sense there counts as not said."""
-        number = query.get("page", "1")
-        page = int(number) if number.isascii() and number.isdigit() and len(number) < 10 else 1
         facets = {
             name.removeprefix(_PREFIX): value
             for name, value in query.multi_items()
             if name.startswith(_PREFIX) and value
         }
         texts = {name: query.get(name, "").strip() for name in ("where", "orderby", "search", "like", "revision")}
-        return cls(**texts, facets=facets, show=tuple(query.getlist("show")), page=max(1, page))
+        return cls(**texts, facets=facets, show=tuple(query.getlist("show")), page=page_number(query))
 
     def url(self, dataset: Dataset, part: Part, **changes: Any) -> str:
         """The address of this request with some changes; another page is said, everything else begins at the first."""
@@ -140,6 +138,12 @@ def answer(rows: Rows, indexes: Indexes, part: Part, asked: Request) -> Answer:
         return _found(rows, indexes, part, asked, condition, order, read)
     page = rows.page(part, condition=condition, order=order, columns=read, offset=offset, length=PAGE_ROWS)
     return Answer(page, columns, order)
+
+
+def page_number(query: QueryParams) -> int:
+    """The page that an address asks for, from 1; what is no such number counts as the first."""
+    text = query.get("page", "1")
+    return max(1, int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else 1
 
 
 def columns_of(part: Part, asked: Request) -> tuple[str, ...]:

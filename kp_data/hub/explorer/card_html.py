@@ -78,7 +78,7 @@ def _link(value: str, dataset: Dataset) -> str | None:
     # The parser has encoded what it found; a name is encoded once.
     named = (unquote(segment) for segment in parts.path.split("/"))
     segments = [segment for segment in named if segment not in ("", ".", "..")]
-    return url("datasets", *dataset.name.split("/"), "resolve", dataset.commit, *segments)
+    return url("datasets", *dataset.name.split("/"), "download", dataset.commit, *segments)
 
 
 @cache

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import pyarrow as pa
@@ -27,10 +27,10 @@ DOCUMENTS: Final[tuple[str, ...]] = (CARD, "report.json", "run.json", "manifest.
 """The files beside the tables that the pages read; nothing else is opened."""
 MAX_DOCUMENT_BYTES: Final = 4 * 2**20
 
+LISTED: Final = 50
+"""Datasets a page."""
+
 _HASHED: Final = re.compile(r"[0-9a-f]{64}\.parquet")
-_FIRST: Final = ("purified", "questions", "panel")
-_SPLITS: Final = ("train", "validation", "test")
-_SHARD: Final = re.compile(r"(?P<split>[\w.]+?)(-\d{5}-of-\d{5}(-[0-9a-f]+)?)?\.parquet")
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,7 @@ class Dataset:
         commit: the immutable id of these files.
         parts: in the order of the card.
         documents: path to bytes, of DOCUMENTS.
+        paths: every file of this version.
         private: whether not everybody may see it.
     """
 
@@ -150,6 +151,7 @@ class Dataset:
     commit: str
     parts: tuple[Part, ...]
     documents: Mapping[str, bytes] = field(default_factory=dict)
+    paths: tuple[str, ...] = ()
     private: bool = False
 
     def part(self, config: str | None, split: str | None) -> Part | None:
@@ -209,6 +211,38 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """Some of the datasets of a list.
+
+    Attributes:
+        datasets: those of one page.
+        num: how many there are in all.
+    """
+
+    datasets: tuple[Listed, ...]
+    num: int
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file of a dataset, about to be sent.
+
+    Attributes:
+        size: in bytes.
+        etag: changes with its bytes.
+        blocks: gives so many bytes from so far on: (start, length).
+        private: whether not everybody may read it.
+        location: of the object in the hub's store that holds just these bytes; None: there is none.
+    """
+
+    size: int
+    etag: str
+    blocks: Callable[[int, int], Iterator[bytes]]
+    private: bool = False
+    location: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reader:
     """Who is looking; neither: nobody in particular.
 
@@ -230,8 +264,15 @@ class Catalogue(Protocol):
     Whoever implements this decides what a reader may open.
     """
 
-    def find(self, reader: Reader, *, search: str = "") -> Sequence[Listed]:
-        """The datasets this reader may see, last changed first, those whose name or card holds the words."""
+    def find(self, reader: Reader, *, search: str = "", offset: int = 0, length: int = LISTED) -> Listing:
+        """The datasets this reader may see, last changed first, those whose name or card holds the words.
+
+        Args:
+            reader: who asks.
+            search: words, all of which must occur; empty: every dataset.
+            offset: datasets to leave out.
+            length: datasets wanted.
+        """
 
     def open(self, reader: Reader, name: str, revision: str | None = None) -> Dataset:
         """A version of a dataset; None: the newest state.
@@ -244,6 +285,9 @@ class Catalogue(Protocol):
 
     def versions(self, reader: Reader, name: str) -> Sequence[Version]:
         """Its versions, newest first; raises as `open` does."""
+
+    def download(self, reader: Reader, name: str, revision: str, path: str) -> Download:
+        """One of its files, whatever kind it is; raises as `open` does, and NotFound where there is no such file."""
 
 
 class NotFound(DataError):
@@ -269,72 +313,6 @@ def kind_of(kind: pa.DataType) -> Kind:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return "list"
     return "time" if pa.types.is_temporal(kind) else "other"
-
-
-def parts_of(paths: Sequence[str], metadata: Mapping[str, Any]) -> list[tuple[str, str, tuple[str, ...]]]:
-    """(config, split, paths) of each part, from the card's `configs` or, without them, from the paths.
-
-    Args:
-        paths: every path of the dataset.
-        metadata: the YAML block of its card.
-
-    >>> parts_of(["purified/train-00000-of-00001.parquet"], {})
-    [('purified', 'train', ('purified/train-00000-of-00001.parquet',))]
-    """
-    tables = sorted(path for path in paths if path.endswith(".parquet"))
-    configs = metadata.get("configs")
-    named = (
-        [part for config in configs if isinstance(config, dict) for part in _declared(config, tables)]
-        if (isinstance(configs, list))
-        else []
-    )
-    # Splits stand as people name them, whatever order the card or the alphabet has.
-    parts = named or _by_path(tables)
-    configs = list(dict.fromkeys(config for config, _, _ in parts))
-    return sorted(parts, key=lambda part: (configs.index(part[0]), _rank(_SPLITS, part[1])))
-
-
-def _rank(order: Sequence[str], name: str) -> int:
-    return order.index(name) if name in order else len(order)
-
-
-def _declared(config: Mapping[str, Any], tables: Sequence[str]) -> list[tuple[str, str, tuple[str, ...]]]:
-    """The parts of one entry of `configs`; patterns that fit nothing are left out."""
-    name, files = config.get("config_name"), config.get("data_files")
-    entries = files if isinstance(files, list) else [{"split": "train", "path": files}]
-    parts = []
-    for entry in entries:
-        if not isinstance(name, str) or not isinstance(entry, dict):
-            continue
-        split, patterns = entry.get("split", "train"), entry.get("path")
-        patterns = [patterns] if isinstance(patterns, str) else patterns
-        if not isinstance(split, str) or not isinstance(patterns, list):
-            continue
-        globs = [pattern for pattern in patterns if isinstance(pattern, str) and pattern]
-        fitting = tuple(path for path in tables if any(_fits(path, pattern) for pattern in globs))
-        if fitting:
-            parts.append((name, split, fitting))
-    return parts
-
-
-def _fits(path: str, pattern: str) -> bool:
-    try:
-        return PurePosixPath(path).match(pattern)
-    except ValueError:
-        return False
-
-
-def _by_path(tables: Sequence[str]) -> list[tuple[str, str, tuple[str, ...]]]:
-    """A folder is a config; a shard's name begins with its split."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for path in tables:
-        folder, _, file = path.rpartition("/")
-        match = _SHARD.fullmatch(file)
-        split = match["split"] if match else "train"
-        found.setdefault((folder or "default", split), []).append(path)
-    # What was purified is what a reader came for; what it was made of comes after.
-    names = sorted(found, key=lambda name: _rank(_FIRST, name[0]))
-    return [(config, split, tuple(found[config, split])) for config, split in names]
 
 
 def _metadata(file: Path) -> pq.FileMetaData:

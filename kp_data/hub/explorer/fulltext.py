@@ -64,7 +64,10 @@ class FullText:
         plain = "".join(char if char.isalnum() or char in '"' or char.isspace() else " " for char in words)
         query, _ = self._index.parse_query_lenient(_without_operators(plain), ["text"], conjunction_by_default=True)
         searcher = self._index.searcher()
-        found: Any = searcher.search(query, limit=length, offset=offset, count=True)
+        # The library sets memory aside for every hit up to the last one asked for, whether or not there are so many:
+        # of an offset of billions the process would die.
+        most = max(1, int(searcher.num_docs))
+        found: Any = searcher.search(query, limit=min(length, most), offset=min(offset, most), count=True)
         rows = searcher.fast_field_values("row", [address for _, address in found.hits]) if found.hits else []
         return [int(row) for row in rows if row is not None], int(found.count or 0)
 

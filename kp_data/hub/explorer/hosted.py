@@ -11,8 +11,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeVar
@@ -23,23 +24,26 @@ from kp_data.errors import DataError
 from kp_data.hub.explorer.dataset import (
     CARD,
     DOCUMENTS,
+    LISTED,
     MAX_DOCUMENT_BYTES,
     AccessDenied,
     Dataset,
+    Download,
     Listed,
+    Listing,
     NotFound,
     Part,
     Reader,
     Version,
-    parts_of,
 )
+from kp_data.hub.explorer.layout import parts_of
 from kp_data.hub.server.auth import Caller, identify, identify_session
 from kp_data.hub.server.card_data import read_card
 from kp_data.hub.server.commits import read_commit
-from kp_data.hub.server.contents import find_content
+from kp_data.hub.server.contents import Content, find_content
 from kp_data.hub.server.hub import Hub
 from kp_data.hub.server.names import RepoName, check_repo
-from kp_data.hub.server.refusals import Refusal
+from kp_data.hub.server.refusals import Refusal, entry_not_found
 from kp_data.hub.server.repositories import MAIN, Repo, find_repo, list_refs, list_repos, repo_by_id, resolve
 from kp_data.hub.server.trees import File, Trees
 from kp_data.hub.server.xet_format import BadFormat
@@ -64,19 +68,20 @@ class HubCatalogue:
         self._making_room = threading.Lock()
         self._locks = [threading.Lock() for _ in range(64)]
         self._opened = lru_cache(maxsize=_OPEN_AT_ONCE)(self._open)
-        self._card = lru_cache(maxsize=1024)(self._read_card)
+        self._card = lru_cache(maxsize=4096)(self._read_card)
 
-    def find(self, reader: Reader, *, search: str = "") -> Sequence[Listed]:
+    def find(self, reader: Reader, *, search: str = "", offset: int = 0, length: int = LISTED) -> Listing:
         """The datasets this reader may see, last changed first, those whose name or card holds the words."""
 
-        def found(connection: sa.Connection) -> list[tuple[Repo, str | None, str | None]]:
-            caller = _caller(connection, reader)
-            repos = list_repos(connection, caller, "dataset", author=None, search=None)
-            return [(repo, *_newest(connection, repo)) for repo in repos]
+        def seen(connection: sa.Connection) -> list[Repo]:
+            return list(list_repos(connection, _caller(connection, reader), "dataset", author=None, search=None))
 
-        words = search.lower().split()
-        listed = (self._listed(*each) for each in self._asked(found))
-        return [each for each in listed if all(word in _searched(each) for word in words)]
+        repos, words = self._asked(seen), search.lower().split()
+        if not words:
+            # Of the others no card is read.
+            return Listing(tuple(self._listed(repos[offset : offset + length])), len(repos))
+        found = [each for each in self._listed(repos) if all(word in _searched(each) for word in words)]
+        return Listing(tuple(found[offset : offset + length]), len(found))
 
     def open(self, reader: Reader, name: str, revision: str | None = None) -> Dataset:
         """A version of a dataset, its tables fetched; raises as `Catalogue.open` does."""
@@ -85,9 +90,8 @@ class HubCatalogue:
         if not self._at_hand(opened):
             self._opened.cache_clear()
             opened = self._opened(repo.id, commit)
-        return Dataset(
-            str(repo.name), revision or MAIN, commit, opened.parts, opened.documents, repo.private or bool(repo.gated)
-        )
+        private = repo.private or bool(repo.gated)
+        return replace(opened, name=str(repo.name), revision=revision or MAIN, private=private)
 
     def versions(self, reader: Reader, name: str) -> Sequence[Version]:
         """Version tags, newest first, then branches and other tags; raises as `Catalogue.open` does."""
@@ -102,6 +106,20 @@ class HubCatalogue:
 
         return sorted(self._asked(found), key=_age)
 
+    def download(self, reader: Reader, name: str, revision: str, path: str) -> Download:
+        """One of its files, as the store holds it; raises as `Catalogue.download` does."""
+
+        def found(connection: sa.Connection) -> tuple[Repo, File, Content]:
+            repo, commit = _resolved(connection, reader, name, revision)
+            entry = Trees(connection, repo.id).find(read_commit(connection, repo, commit).tree, path)
+            if not isinstance(entry, File):
+                raise entry_not_found(path[:200], commit)
+            return repo, entry, find_content(connection, self._hub, entry.sha256)
+
+        repo, entry, content = self._asked(found)
+        at_home = content.location if entry.large else None
+        return Download(content.size, entry.etag, content.blocks, repo.private or bool(repo.gated), at_home)
+
     def _asked(self, work: Callable[[sa.Connection], T]) -> T:
         try:
             return self._hub.database.read(work)
@@ -109,10 +127,12 @@ class HubCatalogue:
             kind = AccessDenied if refusal.code == "GatedRepo" else NotFound
             raise kind(refusal.message) from refusal
 
-    def _listed(self, repo: Repo, commit: str | None, version: str | None) -> Listed:
-        # Whose contents must be asked for shows no card in a list.
-        metadata = self._card(repo.id, commit) if commit and not repo.gated else {}
-        return Listed(str(repo.name), repo.private, repo.modified_at, repo.downloads, version, metadata)
+    def _listed(self, repos: Sequence[Repo]) -> Iterator[Listed]:
+        newest = self._hub.database.read(lambda connection: [_newest(connection, repo) for repo in repos])
+        for repo, (commit, version) in zip(repos, newest, strict=True):
+            # Whose contents must be asked for shows no card in a list.
+            metadata = self._card(repo.id, commit) if commit and not repo.gated else {}
+            yield Listed(str(repo.name), repo.private, repo.modified_at, repo.downloads, version, metadata)
 
     def _read_card(self, repo_id: str, commit: str) -> Mapping[str, object]:
         files = self._files(repo_id, commit)
@@ -125,7 +145,7 @@ class HubCatalogue:
         """The files of a commit; the reader's right to them is not asked about here."""
         files = self._files(repo_id, commit)
         documents = {path: self._document(files[path]) for path in DOCUMENTS if path in files}
-        dataset = Dataset("", commit, commit, (), documents)
+        dataset = Dataset("", commit, commit, (), documents, tuple(files))
         named = parts_of(list(files), dataset.metadata)
         # What one dataset needs is kept together, even where it is more than the cache should hold.
         keep = {self._place(files[path]) for _, _, paths in named for path in paths}
@@ -133,7 +153,7 @@ class HubCatalogue:
             Part(config, split, tuple(self._fetched(files[path], keep) for path in paths), paths)
             for config, split, paths in named
         )
-        return Dataset("", commit, commit, parts, documents)
+        return replace(dataset, parts=parts)
 
     def _files(self, repo_id: str, commit: str) -> dict[str, File]:
         def found(connection: sa.Connection) -> dict[str, File]:

@@ -189,8 +189,8 @@ class Indexes:
                 try:
                     self._opened[place] = _OPENERS[kind](place)
                     os.utime(place)
-                except (OSError, ValueError, pa.ArrowInvalid) as error:
-                    # Another server made room, or a disk lost bytes: it is built anew.
+                except (OSError, ValueError, RuntimeError, pa.ArrowInvalid) as error:
+                    # Another server made room, or a disk lost bytes (faiss says RuntimeError): it is built anew.
                     shutil.rmtree(place, ignore_errors=True)
                     raise NotReady("the index has gone and is built again; ask again in a moment") from error
             return self._opened[place]
@@ -204,8 +204,10 @@ class Indexes:
             temporary = place.with_name(f".{place.name}.{os.getpid()}.{secrets.token_hex(4)}.building")
             try:
                 self._build(kind, part, place, temporary)
-            except OSError as error:
-                self._note(place, State("failed", reason=f"the index cannot be built ({error.strerror})"))
+            except (OSError, ValueError) as error:
+                # The thread outlives it: further indexes wait behind this one.
+                _LOG.warning("index: %s", error)
+                self._note(place, State("failed", reason="the index of this part could not be built; the log says why"))
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
 

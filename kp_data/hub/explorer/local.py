@@ -10,16 +10,20 @@ from typing import Final
 from kp_data.errors import DataError
 from kp_data.hub.explorer.dataset import (
     DOCUMENTS,
+    LISTED,
     MAX_DOCUMENT_BYTES,
     Dataset,
+    Download,
     Listed,
+    Listing,
     NotFound,
     Part,
     Reader,
     Version,
-    parts_of,
 )
+from kp_data.hub.explorer.layout import parts_of
 from kp_data.hub.server.card_data import read_card
+from kp_data.hub.server.objects import read_range
 
 REVISION: Final = "main"
 EVERY_SPLIT: Final = "all"
@@ -45,12 +49,13 @@ class FolderCatalogue:
         self.name = f"local/{self.folder.name or 'data'}"
         self._open()
 
-    def find(self, reader: Reader, *, search: str = "") -> Sequence[Listed]:
+    def find(self, reader: Reader, *, search: str = "", offset: int = 0, length: int = LISTED) -> Listing:
         """The one dataset."""
         dataset = self._open()
         modified = max(file.stat().st_mtime for part in dataset.parts for file in part.files)
         listed = Listed(self.name, modified_at=modified, metadata=dataset.metadata)
-        return [listed] if search.lower() in self.name.lower() else []
+        found = (listed,) if search.lower() in self.name.lower() else ()
+        return Listing(found[offset : offset + length], len(found))
 
     def open(self, reader: Reader, name: str, revision: str | None = None) -> Dataset:
         """The folder as it is now.
@@ -68,6 +73,19 @@ class FolderCatalogue:
         """The folder as it is now."""
         return [Version(REVISION, self.open(reader, name).commit)]
 
+    def download(self, reader: Reader, name: str, revision: str, path: str) -> Download:
+        """A table or a document; nothing else of the folder is given away."""
+        dataset = self.open(reader, name, revision)
+        if path not in dataset.paths:
+            raise NotFound("the dataset has no such file", place=path[:200])
+        file = self.folder / path
+        stat = file.stat()
+        return Download(
+            stat.st_size,
+            f"{stat.st_mtime_ns:x}-{stat.st_size:x}",
+            lambda start, length: read_range(file.open("rb"), start, length),
+        )
+
     def _open(self) -> Dataset:
         files = sorted(file for file in self.folder.rglob("*.parquet") if _is_table(file.relative_to(self.folder)))
         if not files:
@@ -76,7 +94,8 @@ class FolderCatalogue:
             raise DataError("characters such as * and [ in a path cannot be browsed; rename the folder", place=bad)
         paths = [str(file.relative_to(self.folder)) for file in files]
         documents = {name: _read(self.folder / name) for name in DOCUMENTS if (self.folder / name).is_file()}
-        return Dataset(self.name, REVISION, _state(files), tuple(self._parts(paths, documents)), documents)
+        parts = tuple(self._parts(paths, documents))
+        return Dataset(self.name, REVISION, _state(files), parts, documents, (*documents, *paths))
 
     def _parts(self, paths: Sequence[str], documents: dict[str, bytes]) -> list[Part]:
         whole = [path for path in paths if path in _TABLES]

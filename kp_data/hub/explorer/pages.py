@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from kp_data.hub.explorer import browse, charts
 from kp_data.hub.explorer.card_html import card_html, markdown_html
-from kp_data.hub.explorer.dataset import Dataset, NotFound, NotReady, Part, Version
+from kp_data.hub.explorer.dataset import LISTED, Dataset, NotFound, NotReady, Part, Version
 from kp_data.hub.explorer.explorer import dataset_name, explorer_of, in_thread, path_value, reader_of
 from kp_data.hub.explorer.facts import card_facts, snippets
 from kp_data.hub.explorer.filters import FilterError
-from kp_data.hub.explorer.render import HEADERS, as_page, page, url
-from kp_data.hub.explorer.rowdiff import KINDS, PAGE, Difference, differences
+from kp_data.hub.explorer.render import as_page, page, url
+from kp_data.hub.explorer.rowdiff import KINDS, PAGE, NotComparable, differences
 from kp_data.hub.explorer.story import find_question, neighbours, next_conflict, tell
 from kp_data.hub.words import shortened, word_diff
+
+FILES: Final = 40
+"""Files that a card lists."""
 
 MARKED_CELL_CHARS: Final = 12_000
 MARKED_CHARS: Final = 100_000
 """Characters of one pair of texts, and of all on a page, whose words are compared."""
 
-_MAX_NUMBER: Final = 10**9
-
 
 async def index(request: Request) -> Response:
     """Every dataset this reader may see."""
-    search = request.query_params.get("search", "")[:200]
-    found = await in_thread(explorer_of(request).catalogue.find, reader_of(request), search=search)
+    search, at = request.query_params.get("search", "")[:200], browse.page_number(request.query_params)
+    find = explorer_of(request).catalogue.find
+    found = await in_thread(find, reader_of(request), search=search, offset=(at - 1) * LISTED, length=LISTED)
+    num_pages = max(1, -(-found.num // LISTED))
     # Who is signed in may see more than others.
-    return page(request, "index.html.j2", private=True, datasets=found, search=search)
+    return page(request, "index.html.j2", private=True, found=found, search=search, at=at, num_pages=num_pages)
 
 
 async def card(request: Request) -> Response:
@@ -50,6 +53,7 @@ async def card(request: Request) -> Response:
         facts=card_facts(dataset),
         snippets=snippets(dataset, versions, explorer.endpoint(request) if explorer.hub else None),
         versions=versions,
+        files=dataset.paths[:FILES],
     )
 
 
@@ -122,12 +126,12 @@ async def compare(request: Request) -> Response:
     query = request.query_params
     config = query.get("config") if query.get("config") in configs else next(iter(configs), "")
     kind = next((each for each in KINDS if each == query.get("kind")), None)
-    number = query.get("page", "1")
-    at = int(number) if number.isascii() and number.isdigit() and 0 < int(number[:10]) < _MAX_NUMBER else 1
-    found: Difference = await in_thread(
-        differences, explorer_of(request).rows, old, new, str(config), kind=kind, offset=(at - 1) * PAGE
-    )
-    total = found.counts[kind] if kind else sum(found.counts.values())
+    at, found, error = browse.page_number(query), None, None
+    work = functools.partial(differences, explorer_of(request).rows, old, new, str(config))
+    try:
+        found = await in_thread(work, kind=kind, offset=(at - 1) * PAGE)
+    except NotComparable as refused:
+        error = str(refused)
     return await _page(
         request,
         "compare.html.j2",
@@ -135,30 +139,15 @@ async def compare(request: Request) -> Response:
         old=old,
         span=f"{old_name}...{new_name}",
         configs=configs,
+        config=config,
         found=found,
+        error=error,
         kind=kind,
         kinds=KINDS,
         at=at,
-        num_pages=max(1, -(-total // PAGE)),
+        num_pages=max(1, -(-found.total(kind) // PAGE)) if found else 1,
         marked=_Marker(),
     )
-
-
-async def read_file(request: Request) -> Response:
-    """A table or document of a folder; a hub serves its own."""
-    explorer, dataset = explorer_of(request), await _dataset(request, path_value(request, "revision"))
-    path = path_value(request, "path")
-    if explorer.hub:
-        raise NotFound("no page has this address")
-    for part in dataset.parts:
-        for name, file in zip(part.paths, part.files, strict=True):
-            if name == path:
-                headers = {**HEADERS, "Content-Disposition": "attachment"}
-                return FileResponse(Path(file), headers=headers, media_type="application/octet-stream")
-    if path in dataset.documents:
-        headers = {**HEADERS, "Content-Disposition": "attachment"}
-        return Response(dataset.documents[path], headers=headers, media_type="application/octet-stream")
-    raise NotFound("the dataset has no such file", place=path[:200])
 
 
 async def _dataset(request: Request, revision: str | None = None) -> Dataset:
@@ -228,5 +217,4 @@ ROUTES: Final = [
     Route(_DATASET + "/statistics/{config}/{split}", as_page(statistics), methods=["GET"]),
     Route(_DATASET + "/versions", as_page(versions), methods=["GET"]),
     Route(_DATASET + "/compare/{span}", as_page(compare), methods=["GET"]),
-    Route(_DATASET + "/resolve/{revision}/{path:path}", as_page(read_file), methods=["GET"]),
 ]

@@ -21,11 +21,12 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 import kp_data
-from kp_data.errors import KpError
+from kp_data.errors import DataError, KpError
 from kp_data.hub.explorer.dataset import AccessDenied, NotFound, NotReady
-from kp_data.hub.explorer.explorer import COOKIE, explorer_of
+from kp_data.hub.explorer.explorer import explorer_of, reader_of
 from kp_data.hub.explorer.filters import FilterError
 from kp_data.hub.explorer.rows import TooSlow
+from kp_data.hub.server.database import MetadataBusy
 from kp_data.hub.server.refusals import Refusal
 from kp_data.report.html import report_style, report_templates
 
@@ -46,6 +47,7 @@ HEADERS: Final[Mapping[str, str]] = {
 THEMES: Final = ("light", "dark")
 THEME_COOKIE: Final = "kp_theme"
 
+_BACK_CHARS: Final = 3_000
 _FOREVER: Final = "public, max-age=31536000, immutable"
 _LOG: Final = logging.getLogger(__name__)
 
@@ -63,20 +65,20 @@ def page(request: Request, template: str, *, status: int = 200, private: bool = 
     theme = request.cookies.get(THEME_COOKIE)
     shared = {
         "hub": explorer_of(request).hub,
-        "signed_in": COOKIE in request.cookies,
+        "signed_in": reader_of(request).session is not None,
         "theme": theme if theme in THEMES else None,
-        "here": str(request.url.path),
+        "here": _here(request),
         "version": kp_data.__version__,
     }
     html = _environment().get_template(template).render(**shared, **values)
-    return HTMLResponse(html, status, headers={**HEADERS, **_caching(private)})
+    return HTMLResponse(html, status, headers={**HEADERS, **caching(private=private)})
 
 
 def json_answer(
     content: Any, *, status: int = 200, private: bool = False, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A JSON answer with the same headers."""
-    return JSONResponse(content, status, {**HEADERS, **_caching(private), **(headers or {})})
+    return JSONResponse(content, status, {**HEADERS, **caching(private=private), **(headers or {})})
 
 
 def as_page(handler: Handler) -> Handler:
@@ -170,12 +172,22 @@ def _kind(error: KpError | Refusal) -> tuple[int, str]:
     if isinstance(error, NotReady):
         return 503, "Not ready yet"
     _LOG.warning("unreadable: %s", error)
-    return 500, "This cannot be read"
+    if isinstance(error, MetadataBusy):
+        return 503, "Not ready yet"
+    # What somebody has published may be no table at all: that is no failure of this server.
+    return 422 if isinstance(error, DataError) else 500, "This cannot be read"
 
 
-def _caching(private: bool) -> dict[str, str]:
+def caching(*, private: bool) -> dict[str, str]:
+    """Headers that keep an answer from whoever may not read it; one of a private dataset is kept by nobody."""
     control = "private, no-store" if private else "private, no-cache"
     return {"Cache-Control": control, "Vary": "Cookie, Authorization"}
+
+
+def _here(request: Request) -> str:
+    """The address of this page below the root, to come back to; without its query where that is very long."""
+    path, query = request.url.path, request.url.query
+    return f"{path}?{query}" if query and len(query) <= _BACK_CHARS else path
 
 
 def _static(file: str) -> bytes:

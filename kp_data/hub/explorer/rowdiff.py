@@ -60,6 +60,14 @@ class Difference:
     columns_added: tuple[str, ...]
     columns_removed: tuple[str, ...]
 
+    def total(self, kind: Kind | None) -> int:
+        """How many rows of a kind there are; None: of any."""
+        return self.counts[kind] if kind else sum(self.counts.values())
+
+
+class NotComparable(DataError):
+    """Versions of this config cannot be compared row by row."""
+
 
 def differences(
     rows: Rows,
@@ -83,7 +91,7 @@ def differences(
         length: rows of the page.
 
     Raises:
-        DataError: the config has no key by which rows could be compared, or is in neither.
+        NotComparable: the config has no key by which rows could be compared, or is in neither.
         TooSlow: as `Rows.page`.
     """
     before, after = (_whole(dataset, config) for dataset in (old, new))
@@ -118,11 +126,11 @@ def _whole(dataset: Dataset, config: str) -> Part | None:
 
 def _key(part: Part | None, config: str) -> tuple[str, ...]:
     if part is None:
-        raise DataError(f"neither version has a config {config!r}")
+        raise NotComparable("neither version has tables whose rows could be compared")
     for key in _KEYS:
         if set(key) <= set(part.kinds):
             return key
-    raise DataError(f"the rows of config {config!r} have no id, so versions cannot be compared row by row")
+    raise NotComparable(f"the rows of config {config!r} have no id, so versions cannot be compared row by row")
 
 
 def _joined(before: Part | None, after: Part | None, key: tuple[str, ...]) -> str:

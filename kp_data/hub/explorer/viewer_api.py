@@ -140,7 +140,7 @@ async def size(request: Request) -> Response:
         "configs": [sizes(chosen, config=name) for name, chosen in by_config.items() if chosen],
         "splits": [sizes([part], config=part.config, split=part.split) for part in parts],
     }
-    key = "config" if "config" in request.query_params else "dataset"
+    key = "config" if request.query_params.get("config") else "dataset"
     whole = found.pop("configs")[0] if key == "config" else sizes(parts)
     return _answer(dataset, {"size": {key: whole, **found}, **_DONE, "partial": False})
 
@@ -148,11 +148,9 @@ async def size(request: Request) -> Response:
 async def info(request: Request) -> Response:
     """What `datasets` knows of a dataset before it loads it."""
     dataset = await _dataset(request)
-    configs = {
-        name: _info(dataset, name, chosen)
-        for name in dataset.configs
-        if (chosen := [part for part in _parts(request, dataset) if part.config == name])
-    }
+    parts = _parts(request, dataset)
+    by_config = {name: [part for part in parts if part.config == name] for name in dataset.configs}
+    configs = {name: _info(dataset, name, chosen) for name, chosen in by_config.items() if chosen}
     wanted = request.query_params.get("config")
     return _answer(dataset, {"dataset_info": configs[wanted] if wanted else configs, **_DONE, "partial": False})
 

@@ -17,12 +17,12 @@ def html(text: str) -> str:
 @pytest.mark.parametrize(
     ("link", "to"),
     [
-        ("report.json", "/datasets/ada/set/resolve/c0ffee/report.json"),
-        ("./purified/train.parquet", "/datasets/ada/set/resolve/c0ffee/purified/train.parquet"),
-        ("my%20file.json", "/datasets/ada/set/resolve/c0ffee/my%20file.json"),
-        ("<my file.json>", "/datasets/ada/set/resolve/c0ffee/my%20file.json"),
-        ("%2e%2e/%2e%2e/x", "/datasets/ada/set/resolve/c0ffee/x"),
-        ("../../etc/passwd", "/datasets/ada/set/resolve/c0ffee/etc/passwd"),
+        ("report.json", "/datasets/ada/set/download/c0ffee/report.json"),
+        ("./purified/train.parquet", "/datasets/ada/set/download/c0ffee/purified/train.parquet"),
+        ("my%20file.json", "/datasets/ada/set/download/c0ffee/my%20file.json"),
+        ("<my file.json>", "/datasets/ada/set/download/c0ffee/my%20file.json"),
+        ("%2e%2e/%2e%2e/x", "/datasets/ada/set/download/c0ffee/x"),
+        ("../../etc/passwd", "/datasets/ada/set/download/c0ffee/etc/passwd"),
         ("https://arxiv.org/abs/2602.01064", "https://arxiv.org/abs/2602.01064"),
     ],
 )

@@ -11,7 +11,7 @@ from purified_folder import write_purified
 
 from kp_data.errors import DataError
 from kp_data.hub import push
-from kp_data.hub.explorer.dataset import ANYBODY, AccessDenied, NotFound, Reader
+from kp_data.hub.explorer.dataset import ANYBODY, AccessDenied, Listing, NotFound, Reader
 from kp_data.hub.explorer.hosted import HubCatalogue
 from kp_data.hub.explorer.rows import Rows
 from kp_data.hub.explorer.story import find_question
@@ -37,14 +37,15 @@ def catalogue(published: tuple[Hub, str, str], tmp_path: Path) -> HubCatalogue:
 
 def test_the_list_holds_what_the_reader_may_see(catalogue: HubCatalogue, published: tuple[Hub, str, str]) -> None:
     _, ada, bo = published
-    assert [listed.name for listed in catalogue.find(Reader(ada))] == ["ada/secret", "ada/open"]
-    assert [listed.name for listed in catalogue.find(Reader(bo))] == ["ada/open"]
-    assert [(listed.name, listed.version) for listed in catalogue.find(ANYBODY)] == [("ada/open", "v1.0.1")]
+    assert [listed.name for listed in catalogue.find(Reader(ada)).datasets] == ["ada/secret", "ada/open"]
+    assert [listed.name for listed in catalogue.find(Reader(bo)).datasets] == ["ada/open"]
+    assert [(listed.name, listed.version) for listed in catalogue.find(ANYBODY).datasets] == [("ada/open", "v1.0.1")]
 
 
 def test_the_list_is_searched_by_name_and_card(catalogue: HubCatalogue) -> None:
-    assert [listed.name for listed in catalogue.find(ANYBODY, search="knowledge-DISTILLATION open")] == ["ada/open"]
-    assert catalogue.find(ANYBODY, search="nothing-of-the-kind") == []
+    listed = catalogue.find(ANYBODY, search="knowledge-DISTILLATION open").datasets
+    assert [each.name for each in listed] == ["ada/open"]
+    assert catalogue.find(ANYBODY, search="nothing-of-the-kind") == Listing((), 0)
 
 
 def test_every_version_keeps_its_rows(catalogue: HubCatalogue, published: tuple[Hub, str, str]) -> None:
@@ -92,7 +93,7 @@ def test_a_gated_dataset_is_listed_without_its_card_and_refused(tmp_path: Path) 
             headers={"Authorization": f"Bearer {ada}"},
         ).raise_for_status()
         catalogue = HubCatalogue(hub, tmp_path / "explorer")
-        assert [dict(listed.metadata) for listed in catalogue.find(Reader(bo))] == [{}]
+        assert [dict(listed.metadata) for listed in catalogue.find(Reader(bo)).datasets] == [{}]
         with pytest.raises(AccessDenied, match="must be asked for"):
             catalogue.open(Reader(bo), "ada/gated")
 

@@ -11,7 +11,8 @@ from purified_folder import TEACHERS, report, write_purified
 
 from kp_data.errors import DataError
 from kp_data.hub import build_release
-from kp_data.hub.explorer.dataset import ANYBODY, Dataset, NotFound, parts_of
+from kp_data.hub.explorer.dataset import ANYBODY, Dataset, NotFound
+from kp_data.hub.explorer.layout import parts_of
 from kp_data.hub.explorer.local import FolderCatalogue
 from kp_data.hub.explorer.rows import Rows
 from kp_data.hub.explorer.story import Story, find_question, neighbours, next_conflict, tell
