@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,16 +163,19 @@ def _known(teachers: Sequence[Teacher]) -> tuple[Teacher, ...]:
     """Teachers, after a look whether the practice ones exist; `practice/all` stands for all of them."""
     if not any(teacher.model.startswith(PRACTICE_PREFIX) for teacher in teachers):
         return tuple(teachers)
-    from kp_data.practice import TEACHERS
+    from kp_data.practice import ERRING, TEACHERS
 
     known: list[Teacher] = []
     for teacher in teachers:
         name = teacher.model.removeprefix(PRACTICE_PREFIX)
         if teacher.model == PRACTICE_PREFIX + "all":
             known += [Teacher(name=each, model=PRACTICE_PREFIX + each) for each in TEACHERS]
-        elif teacher.model.startswith(PRACTICE_PREFIX) and teacher.api_base is None and name not in TEACHERS:
+        elif (
+            teacher.model.startswith(PRACTICE_PREFIX) and teacher.api_base is None and name not in {*TEACHERS, *ERRING}
+        ):
             raise TeacherError(
-                f"no practice teacher {name!r}; there are {', '.join(TEACHERS)}", place=f"teacher {teacher.name}"
+                f"no practice teacher {name!r}; there are {', '.join(TEACHERS)}, and {' to '.join(_ends(ERRING))}",
+                place=f"teacher {teacher.name}",
             )
         else:
             known.append(teacher)
@@ -180,6 +183,12 @@ def _known(teachers: Sequence[Teacher]) -> tuple[Teacher, ...]:
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"two teachers are called {twice[0]!r}; names must differ")
     return tuple(known)
+
+
+def _ends(names: Iterable[str]) -> tuple[str, str]:
+    """The first and the last of some names."""
+    first, *_, last = names
+    return first, last
 
 
 def practice_base_of(teachers: Sequence[Teacher], stack: ExitStack) -> str | None:

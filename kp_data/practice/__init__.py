@@ -5,6 +5,8 @@ What a user without an API key, the tests and the demo run on.
 
 from __future__ import annotations
 
+from kp_data.practice.erring import ERRING, ErringTeacher
+from kp_data.practice.judges import JUDGES, PracticeJudge
 from kp_data.practice.server import ServerSettings, practice_server, run_server
 from kp_data.practice.source import PracticeSource, is_practice_source, parse_practice_source
 from kp_data.practice.subjects import HELD_OUT, IN_DOMAIN, SUBJECTS
@@ -12,10 +14,14 @@ from kp_data.practice.teachers import TEACHERS, PracticeTeacher, Reply, find_tea
 from kp_data.practice.world import make_questions, rules
 
 __all__ = [
+    "ERRING",
     "HELD_OUT",
     "IN_DOMAIN",
+    "JUDGES",
     "SUBJECTS",
     "TEACHERS",
+    "ErringTeacher",
+    "PracticeJudge",
     "PracticeSource",
     "PracticeTeacher",
     "Reply",

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from kp_data.practice.editors import EDITORS
+from kp_data.practice.erring import ERRING
+from kp_data.practice.judges import JUDGES
 from kp_data.practice.reading import content_text, last_prompt
 from kp_data.practice.replay import Recorded, spoken
 from kp_data.practice.teachers import MODEL_PREFIX, REFUSAL, TEACHERS, Reply, count_tokens
@@ -80,16 +82,32 @@ class Speaker(Protocol):
         """
 
 
-class PracticeSpeaker:
-    """The practice teachers and editors."""
+class Program(Protocol):
+    """A practice model: chat messages to a reply."""
 
-    models = (*TEACHERS, *EDITORS)
+    def answer(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        sample: int = 0,
+        max_tokens: int | None = None,
+    ) -> Reply:
+        """See `PracticeTeacher.answer`."""
+
+
+class PracticeSpeaker:
+    """The practice teachers, those with a knob, editors and judges."""
+
+    _programs: Mapping[str, Program] = {**TEACHERS, **ERRING, **EDITORS, **JUDGES}
+    models = tuple(_programs)
 
     def answer(self, ask: Ask) -> Completion:
         """See `Speaker.answer`."""
-        teacher = TEACHERS.get(ask.model) or EDITORS[ask.model]
+        program = self._programs[ask.model]
         replies = tuple(
-            teacher.answer(
+            program.answer(
                 ask.messages, temperature=ask.temperature, seed=ask.seed, sample=sample, max_tokens=ask.max_tokens
             )
             for sample in range(ask.n)

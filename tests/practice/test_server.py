@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from kp_data.errors import ConfigError, DataError
-from kp_data.practice import TEACHERS, ServerSettings, make_questions, practice_server, run_server
+from kp_data.practice import ERRING, JUDGES, TEACHERS, ServerSettings, make_questions, practice_server, run_server
 from kp_data.practice.teachers import count_tokens
 from kp_data.teachers.prompts import build_messages
 
@@ -93,7 +93,7 @@ def test_a_token_limit_is_kept(url: str):
 
 
 def test_models_are_listed(url: str):
-    assert [model["id"] for model in send(url, "/models")[1]["data"]] == [*TEACHERS, "editor"]
+    assert [model["id"] for model in send(url, "/models")[1]["data"]] == [*TEACHERS, *ERRING, "editor", *JUDGES]
 
 
 @pytest.mark.parametrize(
