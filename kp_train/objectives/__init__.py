@@ -11,12 +11,13 @@ from kp_train.objectives.fine_tune import FINE_TUNE
 from kp_train.objectives.objective import Objective, Weights
 from kp_train.objectives.purified import PURIFIED
 from kp_train.objectives.step_by_step import STEP_BY_STEP
+from kp_train.objectives.teaching_assistant import TEACHING_ASSISTANT
 from kp_train.objectives.tinyllm import TINYLLM
 
 __all__ = ["OBJECTIVES", "Objective", "Weights", "objective_named", "weigh_by_score"]
 
 OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
-    {objective.name: objective for objective in (FINE_TUNE, STEP_BY_STEP, TINYLLM, PURIFIED)}
+    {objective.name: objective for objective in (FINE_TUNE, STEP_BY_STEP, TINYLLM, PURIFIED, TEACHING_ASSISTANT)}
 )
 
 

@@ -38,7 +38,7 @@ class StudentKind:
     source: str
 
 
-_WRITING = ("fine-tune", "step-by-step", "tinyllm", "purified")
+_WRITING = ("fine-tune", "step-by-step", "tinyllm", "purified", "teaching-assistant")
 STUDENTS: Mapping[str, StudentKind] = MappingProxyType(
     {
         kind.name: kind
@@ -58,7 +58,7 @@ STUDENTS: Mapping[str, StudentKind] = MappingProxyType(
             StudentKind(
                 "minilm",
                 "packaged all-MiniLM-L6-v2, 22.7 million parameters, scores question and choice together",
-                ("fine-tune",),
+                ("fine-tune", "teaching-assistant"),
                 "arXiv:2002.10957",
             ),
             StudentKind(
