@@ -45,6 +45,11 @@ _TEACHERS: Final = (
     Column("kept", "kept", "percent"),
     Column("cost_usd", "cost", "money"),
 )
+_SUBJECTS: Final = (
+    Column("subject", "subject"),
+    Column("num", "questions", "number"),
+    Column("conflict", "in conflict", "percent"),
+)
 _LABELS_SHOWN: Final = 8
 _LABEL_CHARS: Final = 40
 _KINDS: Final = {"string_text": "text", "string_label": "labels", "int": "whole numbers", "float": "numbers"}
@@ -73,11 +78,12 @@ def _subject_sections(rows: Rows, part: Part) -> list[Section]:
     if not known:
         return []
     ordered = sorted(known, key=lambda fact: -(fact.conflict or 0.0))
-    shares = {f"{fact.subject} ({fact.num:,})": fact.conflict or 0.0 for fact in ordered}
+    shares = {fact.subject: fact.conflict or 0.0 for fact in ordered}
     words = "; ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
-    lead = "Share of the questions on which two teachers conclude differently, with the number of questions."
+    lead = "Share of the questions on which two teachers conclude differently."
     chart = share_bars(shares, title="Conflict by subject", description=f"{words}.")
-    return [Section("Where teachers contradict one another", lead, chart=chart)]
+    table = as_html_table([asdict(fact) for fact in ordered], _SUBJECTS)
+    return [Section("Where teachers contradict one another", lead, chart=chart, table=table, fold=True)]
 
 
 def _teacher_sections(facts: Sequence[TeacherFacts]) -> list[Section]:

@@ -126,10 +126,11 @@ async def compare(request: Request) -> Response:
     query = request.query_params
     config = query.get("config") if query.get("config") in configs else next(iter(configs), "")
     kind = next((each for each in KINDS if each == query.get("kind")), None)
+    column = query.get("column") or None
     at, found, error = browse.page_number(query), None, None
     work = functools.partial(differences, explorer_of(request).rows, old, new, str(config))
     try:
-        found = await in_thread(work, kind=kind, offset=(at - 1) * PAGE)
+        found = await in_thread(work, kind=kind, column=column, offset=(at - 1) * PAGE)
     except NotComparable as refused:
         error = str(refused)
     return await _page(
@@ -144,6 +145,7 @@ async def compare(request: Request) -> Response:
         error=error,
         kind=kind,
         kinds=KINDS,
+        column=column if found and column in found.changed_in else None,
         at=at,
         num_pages=max(1, -(-found.total(kind) // PAGE)) if found else 1,
         marked=_Marker(),

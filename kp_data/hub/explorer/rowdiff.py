@@ -21,7 +21,19 @@ Kind = Literal["added", "removed", "changed"]
 KINDS: Final[tuple[Kind, ...]] = ("changed", "added", "removed")
 
 PAGE: Final = 25
+MAX_COUNTED_ROWS: Final = 200_000
+"""Rows up to which the columns that differ are counted one by one: each costs a hash a row."""
 
+_TELLING: Final = (
+    "rationale",
+    "answer",
+    "teacher",
+    "question",
+    "choices",
+    "purified_answer_index",
+    "conflict",
+    "score",
+)
 _KEYS: Final[Sequence[tuple[str, ...]]] = (("id",), ("question_id", "teacher", "mode", "sample"))
 
 
@@ -51,12 +63,14 @@ class Difference:
         config: such as `purified`.
         counts: how many rows of each kind there are in all.
         changes: those of the page that was asked for.
+        changed_in: column to how many rows differ in it, the most telling first; empty where there are very many rows.
         columns_added: columns that only the new version has; likewise `columns_removed`.
     """
 
     config: str
     counts: Mapping[Kind, int]
     changes: tuple[Change, ...]
+    changed_in: Mapping[str, int]
     columns_added: tuple[str, ...]
     columns_removed: tuple[str, ...]
 
@@ -76,6 +90,7 @@ def differences(
     config: str,
     *,
     kind: Kind | None = None,
+    column: str | None = None,
     offset: int = 0,
     length: int = PAGE,
 ) -> Difference:
@@ -87,6 +102,7 @@ def differences(
         new: the version after.
         config: in both, or in one of them.
         kind: only rows of this kind.
+        column: of the changed rows, only those that differ in it.
         offset: rows of the page's beginning.
         length: rows of the page.
 
@@ -96,11 +112,15 @@ def differences(
     """
     before, after = (_whole(dataset, config) for dataset in (old, new))
     key = _key(before or after, config)
-    joined = _joined(before, after, key)
+    columns = _compared(before, after)
+    only = column if column in columns else None
+    joined = _joined(before, after, key, [only] if only else columns)
+    both = tuple(part.identity if part else "" for part in (before, after))
     counts = rows.remembered.get(
-        ("differences", *(part.identity if part else "" for part in (before, after))),
+        ("differences", *both, only),
         lambda: dict(rows.sql(f"SELECT kind, count(*) FROM {joined} GROUP BY 1")),
     )
+    changed_in = rows.remembered.get(("changed in", *both), lambda: _changed_in(rows, before, after, key))
     wanted = f"WHERE kind = '{kind}'" if kind in KINDS else ""
     page = rows.sql(
         f"SELECT kind, key, old_row, new_row FROM {joined} {wanted} ORDER BY key, kind "
@@ -108,13 +128,14 @@ def differences(
     )
     left = _read(rows, before, [row for _, _, row, _ in page if row is not None])
     right = _read(rows, after, [row for _, _, _, row in page if row is not None])
-    columns = [set(part.kinds) if part else set[str]() for part in (before, after)]
+    had, has = (set(part.kinds) if part else set[str]() for part in (before, after))
     return Difference(
         config,
         {name: int(counts.get(name, 0)) for name in KINDS},
         tuple(_change(name, key, left.get(old_row), right.get(new_row)) for name, key, old_row, new_row in page),
-        tuple(sorted(columns[1] - columns[0])) if before else (),
-        tuple(sorted(columns[0] - columns[1])) if after else (),
+        changed_in,
+        tuple(sorted(has - had)) if before else (),
+        tuple(sorted(had - has)) if after else (),
     )
 
 
@@ -133,26 +154,50 @@ def _key(part: Part | None, config: str) -> tuple[str, ...]:
     raise NotComparable(f"the rows of config {config!r} have no id, so versions cannot be compared row by row")
 
 
-def _joined(before: Part | None, after: Part | None, key: tuple[str, ...]) -> str:
-    """(kind, key, old_row, new_row) of every row that differs, to stand after FROM."""
-    shared = [part for part in (before, after) if part is not None]
-    columns = sorted({name for part in shared for name in part.kinds} - set(MEASURED_COLUMNS) - {ROW})
+def _compared(before: Part | None, after: Part | None) -> list[str]:
+    """The columns of either side that tell rows apart."""
+    there = [part for part in (before, after) if part is not None]
+    return sorted({name for part in there for name in part.kinds} - set(MEASURED_COLUMNS) - {ROW})
+
+
+def _changed_in(rows: Rows, before: Part | None, after: Part | None, key: tuple[str, ...]) -> dict[str, int]:
+    if before is None or after is None or max(before.num_rows, after.num_rows) > MAX_COUNTED_ROWS:
+        return {}
+    columns = [name for name in _compared(before, after) if name not in key]
+    if not columns:
+        return {}
+    left, right = (_hashed(part, key, *([name] for name in columns)) for part in (before, after))
+    numbers = ", ".join(
+        f"count(CASE WHEN l.digest{at} IS DISTINCT FROM r.digest{at} THEN 1 END)" for at in range(len(columns))
+    )
+    (found,) = rows.sql(f"SELECT {numbers} FROM {left} l JOIN {right} r ON l.key = r.key")
+    counted = {name: int(number) for name, number in zip(columns, found, strict=True) if number}
+    return dict(sorted(counted.items(), key=lambda each: _TELLING.index(each[0]) if each[0] in _TELLING else 99))
+
+
+def _joined(before: Part | None, after: Part | None, key: tuple[str, ...], columns: Sequence[str]) -> str:
+    """(kind, key, old_row, new_row) of every row that differs in some columns, to stand after FROM."""
     left, right = (_hashed(part, key, columns) for part in (before, after))
     return (
         "(SELECT CASE WHEN l.key IS NULL THEN 'added' WHEN r.key IS NULL THEN 'removed' ELSE 'changed' END AS kind, "
         f"coalesce(l.key, r.key) AS key, l.row AS old_row, r.row AS new_row FROM {left} l FULL JOIN {right} r "
-        "ON l.key = r.key WHERE l.digest IS DISTINCT FROM r.digest)"
+        "ON l.key = r.key WHERE l.digest0 IS DISTINCT FROM r.digest0)"
     )
 
 
-def _hashed(part: Part | None, key: tuple[str, ...], columns: Sequence[str]) -> str:
-    """(key, digest, row) of every row of a part; of none without a part."""
+def _hashed(part: Part | None, key: tuple[str, ...], *groups: Sequence[str]) -> str:
+    """(key, digest0, …, row) of every row of a part, a digest for each group of columns; of none without a part."""
     if part is None:
-        return "(SELECT NULL::VARCHAR AS key, NULL::UBIGINT AS digest, NULL::BIGINT AS row WHERE FALSE)"
+        none = ", ".join(f"NULL::UBIGINT AS digest{at}" for at in range(len(groups)))
+        return f"(SELECT NULL::VARCHAR AS key, {none}, NULL::BIGINT AS row WHERE FALSE)"
     named = ", ".join(f"{quoted(name)}::VARCHAR" for name in key)
     # A column that one side lacks counts as missing there, so that a new empty column changes no row.
-    hashed = ", ".join(f"{quoted(name)}::VARCHAR" if name in part.kinds else "NULL::VARCHAR" for name in columns)
-    return f"(SELECT concat_ws(' · ', {named}) AS key, hash({hashed}) AS digest, {ROW} AS row FROM {Rows.table(part)})"
+    digests = ", ".join(
+        f"hash({', '.join(f'{quoted(name)}::VARCHAR' if name in part.kinds else 'NULL::VARCHAR' for name in columns)})"
+        f" AS digest{at}"
+        for at, columns in enumerate(groups)
+    )
+    return f"(SELECT concat_ws(' · ', {named}) AS key, {digests}, {ROW} AS row FROM {Rows.table(part)})"
 
 
 def _read(rows: Rows, part: Part | None, numbers: Sequence[int]) -> Mapping[int, Mapping[str, Any]]:

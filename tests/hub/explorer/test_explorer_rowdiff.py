@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kp_data.errors import DataError
+from kp_data.hub.explorer import rowdiff
 from kp_data.hub.explorer.dataset import Dataset, Part
 from kp_data.hub.explorer.rowdiff import Difference, differences
 from kp_data.hub.explorer.rows import Rows
@@ -56,6 +57,23 @@ def test_added_removed_and_changed_rows_are_told_apart(tmp_path: Path) -> None:
 def test_a_row_that_moves_to_another_split_is_changed_and_not_removed(tmp_path: Path) -> None:
     found = compared(tmp_path, [ROW, ROW | {"id": "q2"}], [ROW, ROW | {"id": "q2", "split": "test"}])
     assert [(change.kind, change.key, change.columns) for change in found.changes] == [("changed", "q2", ("split",))]
+
+
+def test_changes_are_counted_by_column_and_restricted_to_one(tmp_path: Path) -> None:
+    old = [ROW | {"id": f"q{number}"} for number in range(4)]
+    new = [*({**row, "score": 0.1} for row in old[:3]), ROW | {"id": "q9"}]
+    new[1] |= {"rationale": "thus"}
+    found = compared(tmp_path, old, new, kind="changed", column="rationale")
+    assert list(found.changed_in.items()) == [("rationale", 1), ("score", 3)]
+    assert [(change.key, change.columns) for change in found.changes] == [("q1", ("rationale", "score"))]
+    assert dict(found.counts) == {"changed": 1, "added": 1, "removed": 1}
+    assert compared(tmp_path, old, new, column="nothing").counts == compared(tmp_path, old, new).counts
+
+
+def test_columns_of_very_many_rows_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rowdiff, "MAX_COUNTED_ROWS", 0)
+    found = compared(tmp_path, [ROW], [ROW | {"score": 0.1}], column="score")
+    assert (found.changed_in, found.counts["changed"]) == ({}, 1)
 
 
 def test_the_order_of_rows_is_no_difference(tmp_path: Path) -> None:
