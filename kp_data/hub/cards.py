@@ -6,30 +6,22 @@ every push. Everything that teachers or questions say passes through `markdown.e
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
-import jinja2
 import numpy as np
 
-import kp_data
-from kp_data.errors import DataError
 from kp_data.hub.asked import Asked
 from kp_data.hub.changelog import Changes
 from kp_data.hub.front_matter import CardSettings, ConfigFacts, dump_front, merged_front, our_front, split_card
 from kp_data.hub.leaks import NEAR, LeakCheck
-from kp_data.hub.markdown import Safe, escape, excerpt, money, percent
+from kp_data.hub.markdown import Safe, escape
+from kp_data.hub.sections import card_template, fenced_json, with_section
 from kp_data.hub.terms import AS_OF, terms_of
 from kp_data.hub.versions import Version
 from kp_data.schema import SCHEMA_VERSION
 from kp_data.summary import FolderTables, Summary, TeacherFacts
-
-BEGIN: Final = "<!-- kp-data:begin -->"
-END: Final = "<!-- kp-data:end -->"
 
 METRICS: Final = (
     "purified_accuracy",
@@ -86,7 +78,7 @@ def render_card(
         "benchmarks_checked": [check.as_dict() for check in leaks],
         "sha256": dict(content),
     }
-    section = _template("dataset_card.md.j2").render(
+    section = card_template("dataset_card.md.j2").render(
         summary=summary,
         name=Safe(name),
         version=Safe(version),
@@ -101,11 +93,11 @@ def render_card(
         terms=[(teacher, model, terms_of(model)) for teacher, model in _models(summary, asked)],
         terms_as_of=AS_OF,
         command=Safe(_command(front["kp_data"])),
-        run_json=Safe(_fenced_json(summary.tables.run)),
+        run_json=Safe(fenced_json(summary.tables.run)),
         samples=[conflict for conflict in summary.conflicts if conflict.kept],
     )
     heading = f"# {escape(front['pretty_name'])}\n\n" if existing is None else ""
-    return f"---\n{dump_front(front)}---\n{_with_section(heading + body, section)}"
+    return f"---\n{dump_front(front)}---\n{with_section(heading + body, section)}"
 
 
 def purified_by(tables: FolderTables) -> str | None:
@@ -114,40 +106,6 @@ def purified_by(tables: FolderTables) -> str | None:
         return method
     methods = [] if tables.purified is None else list(dict.fromkeys(tables.purified["method"].to_pylist()))
     return ", ".join(methods) or None
-
-
-def template_folder() -> Path:
-    """Where the card templates are: `cards/` of the repository, or inside the installed package.
-
-    Raises:
-        DataError: in neither place.
-    """
-    package = Path(kp_data.__file__).resolve().parent
-    for folder in (package / "cards", package.parent / "cards"):
-        if (folder / "dataset_card.md.j2").is_file():
-            return folder
-    raise DataError("the card templates are missing; install the package again", place=package / "cards")
-
-
-@cache
-def _template(name: str) -> jinja2.Template:
-    # What a template prints is escaped unless it is marked Safe: forgetting a filter cannot open a hole.
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template_folder()),
-        finalize=_finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701  Markdown, not HTML: `finalize` does the escaping.
-    )
-    environment.filters |= {"percent": percent, "money": money, "excerpt": excerpt, "safe": Safe}
-    return environment.get_template(name)
-
-
-def _finalize(value: Any) -> Any:
-    # Numbers have nothing to escape, and macros return text that was finalised inside.
-    return value if isinstance(value, int | float | Safe) else "unknown" if value is None else escape(value)
 
 
 def _provenance(summary: Summary, asked: Mapping[str, Asked]) -> dict[str, Any]:
@@ -203,20 +161,3 @@ def _command(provenance: Mapping[str, Any]) -> str:
     # Inside a code span nothing can be escaped: a method of any other form is not repeated there.
     named = method if re.fullmatch(r"[a-z0-9-]+", method) else "METHOD"
     return f"kp-data purify PANEL --method {named}{f' --seed {seed}' if isinstance(seed, int) else ''} --out FOLDER"
-
-
-def _fenced_json(value: Mapping[str, Any]) -> str:
-    # "<" as an escape, so that no string can hold our end mark or a tag; JSON has no line starting with a fence.
-    return (
-        json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True).replace("<", "\\u003c").replace("`", "\\u0060")
-    )
-
-
-def _with_section(body: str, section: str) -> str:
-    block = f"{BEGIN}\n{section.strip()}\n{END}"
-    begin = body.find(BEGIN)
-    end = body.find(END, begin)
-    if 0 <= begin < end:
-        return body[:begin] + block + body[end + len(END) :]
-    separator = "" if not body or body.endswith("\n\n") else "\n" if body.endswith("\n") else "\n\n"
-    return f"{body}{separator}{block}\n"

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +33,7 @@ from kp_data.hub.cards import METRICS, purified_by, render_card
 from kp_data.hub.changelog import CHANGELOG, Changes, Facts, add_entry, write_entry
 from kp_data.hub.front_matter import CardSettings, ConfigFacts, settings_differ, split_card
 from kp_data.hub.leaks import LeakCheck, find_leaks, refuse_leaks
+from kp_data.hub.publishable import publishable
 from kp_data.hub.versions import RowDiff, Version, content_hash, diff_rows, documents_hash
 from kp_data.schema import SCHEMA_VERSION
 from kp_data.summary import FolderTables, read_folder, summarise_tables
@@ -49,7 +49,6 @@ ROWS_A_FILE: Final = 250_000
 """Some hundred megabytes of rationales: what a push that was killed begins again with, and what one reader streams."""
 
 _SPLIT = re.compile(r"\w+(\.\w+)*")
-_LOCAL_PATH = re.compile(r"(/|~/|file:/|[A-Za-z]:\\)[^\n]*\Z")
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ def read_source(
 ) -> Source:
     """Read, check and encode a purified folder; arguments and errors as in `build_release`."""
     tables = read_folder(folder)
-    tables = replace(tables, report=_publishable(tables.report), run=_publishable(tables.run))
+    tables = replace(tables, report=publishable(tables.report), run=publishable(tables.run))
     if tables.purified is None:
         raise DataError(
             "a panel, not a purified folder; run `kp-data purify` first and push what it writes", place=folder
@@ -356,22 +355,6 @@ def _files_under(folder: Path) -> dict[str, bytes]:
 def _documents(tables: FolderTables) -> dict[str, bytes]:
     documents = {"report.json": tables.report, "run.json": tables.run}
     return {name: _json_bytes(value) for name, value in documents.items() if value}
-
-
-def _publishable(value: Any) -> Any:
-    """A document with absolute paths reduced to their last part, and nan to null.
-
-    Where files lay on the author's machine is nobody's business, and nan is not JSON.
-    """
-    if isinstance(value, dict):
-        return {_publishable(key): _publishable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_publishable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, str) and _LOCAL_PATH.match(value):
-        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
-    return value
 
 
 def _in_order(tables: FolderTables) -> FolderTables:

@@ -1,4 +1,6 @@
-"""One dataset repository on a Hub endpoint, through the official client, every failure as one HubError with a remedy.
+"""One repository on a Hub endpoint, of a dataset or a model, through the official client.
+
+Every failure is one HubError with a remedy.
 
 Neither `Dataset.push_to_hub` nor `DatasetCard.push_to_hub` is used: the first makes several commits, keeps stale
 features and does not survive a concurrent push, the second asks huggingface.co whatever the endpoint.
@@ -16,13 +18,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from kp_data.errors import HubError
 from kp_data.hub.versions import Version
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+Kind = Literal["dataset", "model"]
 
 DEFAULT_ENDPOINT: Final = "https://huggingface.co"
 
@@ -46,12 +50,13 @@ class RemoteFile:
     blob: str | None
     sha256: str | None
 
-    def holds(self, data: bytes) -> bool:
-        """Whether it is exactly these bytes."""
-        if self.size != len(data):
+    def holds(self, data: bytes | Path) -> bool:
+        """Whether it is exactly these bytes, or those of that file."""
+        if self.size != size_of(data):
             return False
         if self.sha256 is not None:
-            return self.sha256 == hashlib.sha256(data).hexdigest()
+            return self.sha256 == sha256_of(data)
+        data = data.read_bytes() if isinstance(data, Path) else data
         return self.blob == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
@@ -77,31 +82,33 @@ class WantedFile:
 
 @dataclass(frozen=True)
 class Remote:
-    """A dataset repository.
+    """A repository.
 
     Attributes:
         name: `namespace/name`.
         endpoint: URL of the hub, without a slash at its end.
         token: None: what the client finds (HF_TOKEN, or what `hf auth login` saved).
+        kind: what it holds.
     """
 
     name: str
     endpoint: str
     token: str | None = None
+    kind: Kind = "dataset"
 
     @classmethod
-    def at(cls, name: str, *, endpoint: str | None = None, token: str | None = None) -> Remote:
+    def at(cls, name: str, *, endpoint: str | None = None, token: str | None = None, kind: Kind = "dataset") -> Remote:
         """A repository by name; `endpoint` defaults to HF_ENDPOINT, then huggingface.co.
 
         Raises:
             HubError: the name or the endpoint cannot be one.
         """
-        return cls(check_name(name), find_endpoint(endpoint), token)
+        return cls(check_name(name, kind), find_endpoint(endpoint), token, kind)
 
     @property
     def url(self) -> str:
         """Its page."""
-        return f"{self.endpoint}/datasets/{self.name}"
+        return f"{self.endpoint}/datasets/{self.name}" if self.kind == "dataset" else f"{self.endpoint}/{self.name}"
 
     @property
     def api(self) -> HfApi:
@@ -127,27 +134,27 @@ class Remote:
         Raises:
             HubError: refused, unreachable, or public although `private` was asked for.
         """
-        with self.failures("create the dataset"):
-            self.api.create_repo(self.name, repo_type="dataset", private=private, exist_ok=True)
-            info = self.api.repo_info(self.name, repo_type="dataset")
+        with self.failures(f"create the {self.kind}"):
+            self.api.create_repo(self.name, repo_type=self.kind, private=private, exist_ok=True)
+            info = self.api.repo_info(self.name, repo_type=self.kind)
         if private and not info.private:
             remedy = "make it private there, choose another name, or leave out --private"
-            raise HubError(f"this dataset is public already; {remedy}", place=self.url)
+            raise HubError(f"this {self.kind} is public already; {remedy}", place=self.url)
 
     def exists(self) -> bool:
-        """Whether there is such a dataset that this token may see."""
-        with self.failures("look for the dataset"):
-            return bool(self.api.repo_exists(self.name, repo_type="dataset"))
+        """Whether there is such a repository that this token may see."""
+        with self.failures(f"look for the {self.kind}"):
+            return bool(self.api.repo_exists(self.name, repo_type=self.kind))
 
     def head(self) -> str | None:
         """The commit that `main` stands at; None: an empty repository."""
-        with self.failures("read the dataset"):
-            return self.api.repo_info(self.name, repo_type="dataset").sha
+        with self.failures(f"read the {self.kind}"):
+            return self.api.repo_info(self.name, repo_type=self.kind).sha
 
     def tags(self) -> dict[Version, str]:
         """Version to commit, newest first; tags that are no version are left out."""
         with self.failures("list the versions"):
-            refs = self.api.list_repo_refs(self.name, repo_type="dataset")
+            refs = self.api.list_repo_refs(self.name, repo_type=self.kind)
         found = {version: ref.target_commit for ref in refs.tags if (version := Version.of_tag(ref.name))}
         return dict(sorted(found.items(), reverse=True))
 
@@ -156,7 +163,7 @@ class Remote:
         from huggingface_hub.hf_api import RepoFile
 
         with self.failures("list the files"):
-            entries = self.api.list_repo_tree(self.name, recursive=True, revision=revision, repo_type="dataset")
+            entries = self.api.list_repo_tree(self.name, recursive=True, revision=revision, repo_type=self.kind)
             return {
                 entry.path: RemoteFile(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
                 for entry in entries
@@ -166,7 +173,7 @@ class Remote:
     def read(self, path: str, revision: str) -> bytes:
         """A file's bytes at a commit."""
         with self.failures(f"read {path}"), _quiet_bars():
-            local = self.api.hf_hub_download(self.name, path, revision=revision, repo_type="dataset")
+            local = self.api.hf_hub_download(self.name, path, revision=revision, repo_type=self.kind)
             return Path(local).read_bytes()
 
     def first_wrong(self, commit: str, wanted: Mapping[str, WantedFile], gone: Sequence[str]) -> str | None:
@@ -207,7 +214,7 @@ class Remote:
         """A file's bytes, or its last ones, from the hub itself and never from a cache."""
         from huggingface_hub import get_session, get_token, hf_hub_url, hf_raise_for_status
 
-        url = hf_hub_url(self.name, path, revision=commit, repo_type="dataset", endpoint=self.endpoint)
+        url = hf_hub_url(self.name, path, revision=commit, repo_type=self.kind, endpoint=self.endpoint)
         token = self.token or get_token()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         if last is not None:
@@ -217,13 +224,18 @@ class Remote:
             hf_raise_for_status(answer)
             return bytes(answer.content)
 
-    def snapshot(self, revision: str) -> Path:
-        """A local folder with every file at a commit, from the client's cache where it is there already."""
-        with self.failures("fetch the dataset"), _quiet_bars():
-            return Path(self.api.snapshot_download(self.name, revision=revision, repo_type="dataset"))
+    def snapshot(self, revision: str, *, patterns: Sequence[str] | None = None) -> Path:
+        """A local folder with every file at a commit, or those that match, from the client's cache where it can."""
+        with self.failures(f"fetch the {self.kind}"), _quiet_bars():
+            found = self.api.snapshot_download(
+                self.name, revision=revision, repo_type=self.kind, allow_patterns=list(patterns) if patterns else None
+            )
+            return Path(found)
 
-    def commit(self, add: Mapping[str, bytes], delete: Sequence[str], *, message: str, parent: str | None) -> str:
-        """One commit on `main` with all files at once; its id.
+    def commit(
+        self, add: Mapping[str, bytes | Path], delete: Sequence[str], *, message: str, parent: str | None
+    ) -> str:
+        """One commit on `main` with all files at once, each given as its bytes or where they lie; its id.
 
         Raises:
             Overtaken: somebody else committed after `parent`, or the hub failed on its side.
@@ -235,11 +247,11 @@ class Remote:
         deleted = [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in delete]
         with self.failures("commit", retry=(409, 412, 500, 502, 503, 504)), _quiet_bars():
             for paths in _batches(add):
-                self.api.preupload_lfs_files(self.name, [added[path] for path in paths], repo_type="dataset")
+                self.api.preupload_lfs_files(self.name, [added[path] for path in paths], repo_type=self.kind)
             operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete]
             operations = [*added.values(), *deleted]
             info = self.api.create_commit(
-                self.name, operations, commit_message=message, parent_commit=parent, repo_type="dataset"
+                self.name, operations, commit_message=message, parent_commit=parent, repo_type=self.kind
             )
             return str(info.oid)
 
@@ -250,7 +262,7 @@ class Remote:
             HubError: refused, or the tag stands at another commit.
         """
         with self.failures(f"tag {version.tag}"):
-            self.api.create_tag(self.name, tag=version.tag, revision=commit, repo_type="dataset", exist_ok=True)
+            self.api.create_tag(self.name, tag=version.tag, revision=commit, repo_type=self.kind, exist_ok=True)
         if (found := self.tags().get(version)) != commit:
             message = (
                 f"tag {version.tag} stands at commit {found}, not at {commit}: somebody else published that version"
@@ -296,28 +308,29 @@ class Remote:
         if isinstance(error, errors.GatedRepoError):
             return f"access must be asked for first; do so at {self.url}"
         if isinstance(error, errors.RevisionNotFoundError):
-            return f"no such version; `kp-data versions {self.name}` lists what there is"
+            listed = f"`kp-data versions {self.name}` lists" if self.kind == "dataset" else f"{self.url} shows"
+            return f"no such version; {listed} what there is"
         if status == 401 and "invalid" in said.lower():
             return f"the hub does not know this token; {_token_remedy(self.endpoint)}"
         if status == 401:
-            return f"no such dataset, or it needs a token; {_token_remedy(self.endpoint)}"
+            return f"no such {self.kind}, or it needs a token; {_token_remedy(self.endpoint)}"
         if status == 403:
             namespace = self.name.split("/")[0]
             return f"this token may not do that ({said or 'forbidden'}); use one that may write to {namespace}"
         if isinstance(error, errors.RepositoryNotFoundError | errors.RemoteEntryNotFoundError):
-            return "no such dataset or file, or this token may not see it; check the name and the token"
+            return f"no such {self.kind} or file, or this token may not see it; check the name and the token"
         if status == 429:
             return "the hub asks to slow down; wait a few minutes and run the same command again"
         return f"the hub answered {status} ({said or 'without a reason'}); run the same command again later"
 
 
-def _batches(files: Mapping[str, bytes]) -> Iterator[list[str]]:
+def _batches(files: Mapping[str, bytes | Path]) -> Iterator[list[str]]:
     """The paths in groups of some size: a group that was sent whole is never sent again, whatever ends the push."""
     batch: list[str] = []
     size = 0
     for path, data in files.items():
         batch.append(path)
-        size += len(data)
+        size += size_of(data)
         if size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0
@@ -325,7 +338,20 @@ def _batches(files: Mapping[str, bytes]) -> Iterator[list[str]]:
         yield batch
 
 
-def check_name(name: str) -> str:
+def size_of(data: bytes | Path) -> int:
+    """Bytes of a file, given as they are or by where they lie."""
+    return data.stat().st_size if isinstance(data, Path) else len(data)
+
+
+def sha256_of(data: bytes | Path) -> str:
+    """Their SHA-256, a file's without holding it in memory."""
+    if not isinstance(data, Path):
+        return hashlib.sha256(data).hexdigest()
+    with data.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def check_name(name: str, kind: Kind = "dataset") -> str:
     """`namespace/name`, as it is.
 
     Raises:
@@ -333,7 +359,7 @@ def check_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name) or "--" in name or ".." in name or name.endswith(".git"):
         rule = "give namespace/name of letters, digits, '-', '_' and '.', such as my-team/science-qa"
-        raise HubError(f"{name!r} cannot be the name of a dataset; {rule}")
+        raise HubError(f"{name!r} cannot be the name of a {kind}; {rule}")
     return name
 
 

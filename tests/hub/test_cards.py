@@ -12,10 +12,10 @@ from markdown_it import MarkdownIt
 
 from kp_data.errors import DataError
 from kp_data.hub import CardSettings, build_release
-from kp_data.hub.cards import BEGIN, END, template_folder
 from kp_data.hub.front_matter import split_card
 from kp_data.hub.markdown import _UNPRINTABLE, escape
 from kp_data.hub.release import Previous
+from kp_data.hub.sections import BEGIN, END, template_folder
 from kp_data.hub.terms import terms_of
 from kp_data.tables import read_responses, write_json, write_parquet
 
