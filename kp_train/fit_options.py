@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Final, Literal
 
 from kp_data.errors import ConfigError, MethodError
@@ -32,6 +33,15 @@ _ABOVE_ZERO: Final = (
     "retrieve",
     "batch_tokens",
 )
+
+
+LOGGERS: Final = {
+    "tensorboard": ("tensorboardX", "tensorboard"),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+    "trackio": ("trackio",),
+}
+"""Where a log can go, as Trainer names it, and the packages of which one must be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,7 @@ class FitOptions:
         pack: whether targets share sequences, where the student can.
         gradient_checkpointing: compute activations twice instead of keeping them.
         shard: spread weights and optimiser over the processes.
+        log_to: where the log goes beside the screen: names of Trainer's integrations; empty: nowhere.
         retrieve: rationales of other training rows that a scorer of choices reads with each choice; None: none.
         retrieve_as: `vectors` or `text`; None: vectors.
     """
@@ -102,6 +113,7 @@ class FitOptions:
     pack: bool = True
     gradient_checkpointing: bool = False
     shard: bool = False
+    log_to: tuple[str, ...] = ("tensorboard",)
 
     @property
     def lora(self) -> Lora | None:
@@ -168,12 +180,21 @@ class FitOptions:
             )
         if self.split == self.validation_split:
             raise ConfigError(f"--split and --validation-split are both {self.split!r}; select on other rows")
+        _check_loggers(self.log_to)
         if self.shard and ranks_of_environment().size == 1:
             raise ConfigError(
                 "spreads a student over several processes, and there is one; start them with torchrun or accelerate "
                 "launch, or leave the option out",
                 place="--shard",
             )
+
+
+def _check_loggers(names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in LOGGERS:
+            raise ConfigError(f"{name!r} is none of {', '.join(LOGGERS)}, none", place="--log-to")
+        if not any(find_spec(package) for package in LOGGERS[name]):
+            raise ConfigError(f"{name} is not installed; pip install {LOGGERS[name][0]}", place="--log-to")
 
 
 def _check_student_can(student: str, objective: Objective) -> None:

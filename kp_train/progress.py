@@ -65,11 +65,15 @@ def _lines() -> Report:
 def _figures(progress: Progress) -> dict[str, str]:
     figures = {}
     if progress.loss is not None:
-        figures["loss"] = f"loss {progress.loss:.3f}"
+        tasks = ", ".join(f"{task} {loss:.3f}" for task, loss in progress.task_losses.items())
+        # With one task, its loss is the loss.
+        figures["loss"] = f"loss {progress.loss:.3f}" + (f" ({tasks})" if len(progress.task_losses) > 1 else "")
     if progress.accuracy is not None:
         figures["accuracy"] = f"validation accuracy {progress.accuracy:.3f}"
     if progress.tokens_per_s is not None:
         figures["speed"] = f"{progress.tokens_per_s:,.0f} tokens/s"
+    if progress.mfu is not None:
+        figures["mfu"] = f"MFU {progress.mfu:.0%}"
     if progress.efficiency is not None and progress.efficiency < 0.995:
         figures["padding"] = f"{1 - progress.efficiency:.0%} padding"
     return figures

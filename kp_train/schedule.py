@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kp_train.students.student import Recipe
@@ -27,6 +27,7 @@ class Schedule:
         eval_steps: steps between two evaluations on validation, each with a checkpoint.
         reduction: how token losses are averaged.
         seed: of the order of rows and of dropout.
+        log_to: where the log goes beside the screen: names of Trainer's integrations, as `tensorboard`.
     """
 
     recipe: Recipe
@@ -39,6 +40,7 @@ class Schedule:
     eval_steps: int = 100
     reduction: Reduction = "token-mean"
     seed: int = 0
+    log_to: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ class TrainingResult:
         token_efficiency: share of the computed positions that held a token.
         flops: estimate of floating-point operations.
         seconds: of training and evaluation, over all resumed parts.
+        device: what it ran on.
+        mfu: share of the device's measured bfloat16 peak that these operations came to while training, since the run
+            was last taken up; None where no peak is measured, as on a CPU.
         curve: one entry an evaluation or log line, in order.
     """
 
@@ -63,12 +68,24 @@ class TrainingResult:
     token_efficiency: float
     flops: float
     seconds: float
+    device: str
+    mfu: float | None
     curve: tuple[Mapping[str, float], ...]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of progress; `tokens_per_s` counts every position with a token, `efficiency` is their share."""
+    """One line of progress.
+
+    Attributes:
+        step: of `steps`.
+        loss: what is minimised, mean since the line before; None in a line about validation.
+        accuracy: on validation; None in a line about the loss.
+        tokens_per_s: positions with a token, a second.
+        efficiency: their share of all positions computed.
+        task_losses: task to its own loss, unweighted.
+        mfu: share of the device's measured bfloat16 peak; None where no peak is measured.
+    """
 
     step: int
     steps: int
@@ -76,3 +93,5 @@ class Progress:
     accuracy: float | None
     tokens_per_s: float | None = None
     efficiency: float | None = None
+    task_losses: Mapping[str, float] = field(default_factory=dict)
+    mfu: float | None = None

@@ -22,11 +22,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from kp_data.errors import MethodError
 from kp_train.batches import Item
-from kp_train.losses import normalised_loss
+from kp_train.losses import losses_of_tasks, normalised_loss
 from kp_train.memory import telling_out_of_memory
+from kp_train.peak import device_name, peak_of
 from kp_train.quiet import quiet_transformers
 from kp_train.ranks import Ranks
 from kp_train.schedule import Progress, Schedule, TrainingResult
@@ -35,6 +37,13 @@ from kp_train.steps import Step, Steps
 from kp_train.students.student import Student
 
 ACCURACY: Final = "eval_accuracy"
+TASK_LOSS: Final = "loss/"
+"""A log line's key for a task's own loss, before the task's name."""
+
+TENSORBOARD: Final = "tensorboard"
+LOGS: Final = "logs"
+"""Folder of TensorBoard's files, beside the checkpoints."""
+
 _CUMULATIVE: Final = ("eval_seconds", "eval_used", "eval_computed")
 """Sums over the whole run, in its log at each evaluation, from which a resumed run goes on counting."""
 
@@ -43,7 +52,7 @@ def train(
     student: Student,
     items: Sequence[Sequence[Item]],
     *,
-    num_tasks: int,
+    tasks: Sequence[str],
     schedule: Schedule,
     evaluate: Callable[[], float],
     folder: Path,
@@ -56,7 +65,7 @@ def train(
     Args:
         student: changed in place.
         items: for each row its wordings, tokenised; the first visit takes the first, and so on in turn.
-        num_tasks: K, number of different tasks among their targets.
+        tasks: names of the K tasks of their targets, in the order of their numbers.
         schedule: how long.
         evaluate: accuracy of the student as it is now, on validation rows.
         folder: for checkpoints.
@@ -69,7 +78,7 @@ def train(
         MethodError: the loss is no number any more.
     """
     with quiet_transformers(), telling_out_of_memory(schedule.batch_tokens, schedule.gradient_checkpointing):
-        trainer = DistillationTrainer(student, items, num_tasks, schedule, evaluate, folder, ranks or Ranks())
+        trainer = DistillationTrainer(student, items, tasks, schedule, evaluate, folder, ranks or Ranks())
         trainer.add_callback(_Reporter(trainer, report))
         try:
             with without_view_warnings():
@@ -86,7 +95,7 @@ class DistillationTrainer(Trainer):
         self,
         student: Student,
         items: Sequence[Sequence[Item]],
-        num_tasks: int,
+        tasks: Sequence[str],
         schedule: Schedule,
         evaluate: Callable[[], float],
         folder: Path,
@@ -97,7 +106,8 @@ class DistillationTrainer(Trainer):
         self._ranks = ranks or Ranks()
         self._accuracy = evaluate
         self._schedule = schedule
-        self.steps = Steps(student, items, num_tasks=num_tasks, schedule=schedule, ranks=self._ranks)
+        self._tasks = tuple(tasks)
+        self.steps = Steps(student, items, num_tasks=len(tasks), schedule=schedule, ranks=self._ranks)
         self._shards = Shards(student.model, self._ranks.device) if schedule.shard else None
         groups = student.parameter_groups(recipe.lr, recipe.weight_decay)
         self._own_optimiser = torch.optim.AdamW(groups, fused=torch.cuda.is_available())
@@ -111,8 +121,14 @@ class DistillationTrainer(Trainer):
         )
         self.args._n_gpu = 1  # several devices without a launcher would mean DataParallel, which splits micro-batches
         self.remove_callback(PrinterCallback)
+        if TENSORBOARD in schedule.log_to:
+            self.add_callback(_tensorboard(folder.parent / LOGS))
         self._begun = time.perf_counter()
         self._used = self._computed = 0
+        self._flops = self._evaluating = 0.0
+        self._peak = peak_of(self.args.device)
+        # Mean losses of tasks since the last log line: summed where they are computed, fetched when they are logged.
+        self._loss_K, self._steps_summed = torch.zeros(len(tasks), device=self.args.device), 0
         if self._shards is not None:
             # Evaluation mode is accelerate's word for not wrapping a model that exchanges gradients by itself.
             self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
@@ -143,6 +159,8 @@ class DistillationTrainer(Trainer):
                 loss = self._share(model, batch, count_K)
                 self.accelerator.backward(loss)
             total += loss.detach()
+        self._steps_summed += 1
+        self._flops += inputs.flops
         self._used += inputs.used
         self._computed += inputs.computed
         return total
@@ -155,17 +173,33 @@ class DistillationTrainer(Trainer):
         moved = {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in batch.items()}
         loss_T = model(micro_batch=moved)
         share = normalised_loss(loss_T, moved["owner"], task_N=moved["task"], weight_N=moved["weight"], count_K=count_K)
+        self._loss_K += losses_of_tasks(loss_T, moved["owner"], task_N=moved["task"], count_K=count_K)
         return share * self._ranks.size
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Accuracy on validation, and what the whole run took so far."""
+        if self.args.device.type != "cpu":
+            torch.accelerator.synchronize()  # else what is still computed would count as evaluation
+        begun = time.perf_counter()
         with contextlib.nullcontext() if self._shards is None else self._shards.gathered():
             accuracy = self._ranks.told(self._accuracy())
+        self._evaluating += time.perf_counter() - begun
         seconds, used, computed = self.spent()
         metrics = {ACCURACY: accuracy, "eval_seconds": seconds, "eval_used": used, "eval_computed": computed}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Trainer's log line, with each task's loss."""
+        if "loss" in logs and self._steps_summed:
+            # Every process holds its own share of each step; all of them log, so all of them are here.
+            loss_RK = self.accelerator.gather(self._loss_K).reshape(-1, len(self._tasks))
+            mean_K = (loss_RK.sum(dim=0) / self._steps_summed).tolist()
+            logs |= {f"{TASK_LOSS}{task}": loss for task, loss in zip(self._tasks, mean_K, strict=True)}
+            self._loss_K.zero_()
+            self._steps_summed = 0
+        super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Step) -> float:  # type: ignore[override]
         """Trainer sums these over ranks and steps into its state, which a resumed run carries on."""
@@ -184,6 +218,14 @@ class DistillationTrainer(Trainer):
         seconds, used, computed = before.values()
         elapsed = time.perf_counter() - self._begun
         return seconds + elapsed, int(used) + self._used, int(computed) + self._computed
+
+    def training_spent(self) -> tuple[float, float]:
+        """Floating-point operations of this process and the seconds they took, since the run was taken up."""
+        return self._flops, time.perf_counter() - self._begun - self._evaluating
+
+    def utilisation(self, flops: float, seconds: float) -> float | None:
+        """Share of the device's measured peak (model FLOP utilisation); None where no peak is measured."""
+        return None if self._peak is None or seconds <= 0 else flops / seconds / self._peak
 
     def release(self) -> None:
         """Give the student's model back as it was, but trained."""
@@ -238,6 +280,8 @@ class DistillationTrainer(Trainer):
             token_efficiency=round(used / computed, 4) if computed else 1.0,
             flops=float(self.state.total_flos),
             seconds=seconds,
+            device=device_name(self.args.device),
+            mfu=self.utilisation(*self.training_spent()),
             curve=_curve(self.state.log_history),
         )
 
@@ -292,6 +336,7 @@ class _Reporter(TrainerCallback):
         self._trainer = trainer
         self._report = report
         self._seen = 0, time.perf_counter()
+        self._spent = 0.0, 0.0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         logs = logs or {}
@@ -303,7 +348,9 @@ class _Reporter(TrainerCallback):
         if loss is not None or accuracy is not None:
             speed, efficiency = self._speed()
             steps = self._trainer.args.max_steps
-            self._report(Progress(state.global_step, steps, loss, accuracy, speed, efficiency))
+            tasks = {key.removeprefix(TASK_LOSS): value for key, value in logs.items() if key.startswith(TASK_LOSS)}
+            mfu = self._utilisation()
+            self._report(Progress(state.global_step, steps, loss, accuracy, speed, efficiency, tasks, mfu))
 
     def _speed(self) -> tuple[float | None, float | None]:
         """Positions with a token a second since the last call, and their share so far."""
@@ -311,6 +358,18 @@ class _Reporter(TrainerCallback):
         (before, then), now = self._seen, time.perf_counter()
         self._seen = used, now
         return (used - before) / (now - then) if used > before else None, used / computed if computed else None
+
+    def _utilisation(self) -> float | None:
+        (flops, seconds), (flops_before, before) = self._trainer.training_spent(), self._spent
+        self._spent = flops, seconds
+        return self._trainer.utilisation(flops - flops_before, seconds - before) if flops > flops_before else None
+
+
+def _tensorboard(folder: Path) -> TensorBoardCallback:
+    """Event files in this folder, rather than among the checkpoints, which go when the run ends."""
+    callback = TensorBoardCallback()  # type: ignore[no-untyped-call]
+    callback.logging_dir = str(folder)
+    return callback
 
 
 def _arguments(schedule: Schedule, folder: Path, student: Student, ranks: Ranks) -> TrainingArguments:
@@ -343,7 +402,7 @@ def _arguments(schedule: Schedule, folder: Path, student: Student, ranks: Ranks)
         logging_nan_inf_filter=False,
         # `_Loader` itself begins where a resumed run goes on.
         ignore_data_skip=True,
-        report_to="none",
+        report_to=[name for name in schedule.log_to if name != TENSORBOARD],
         disable_tqdm=True,
         remove_unused_columns=False,
     )
@@ -362,4 +421,5 @@ def _curve(history: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, float], .
     """Log lines with the names that run.json has."""
     names = {"step": "step", "loss": "loss", ACCURACY: "validation_accuracy", "learning_rate": "learning_rate"}
     lines = [log for log in history if "loss" in log or ACCURACY in log]
-    return tuple({names[key]: value for key, value in log.items() if key in names} for log in lines)
+    kept = [{key: value for key, value in log.items() if key in names or key.startswith(TASK_LOSS)} for log in lines]
+    return tuple({names.get(key, key): value for key, value in log.items()} for log in kept)

@@ -9,6 +9,7 @@ import typer
 
 from kp_data.console import out_json, say, set_quiet
 from kp_data.errors import ConfigError
+from kp_train.cli import assistant as few
 from kp_train.cli.app import TRAIN, app
 from kp_train.cli.options import Json, Quiet, Seed, names, open_dataset
 
@@ -114,6 +115,14 @@ def fit(
             rich_help_panel=HOW_LONG,
         ),
     ] = False,
+    log_to: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B",
+            help="Also log to tensorboard (OUT/logs), wandb, mlflow or trackio, as these are set up; or to none.",
+            rich_help_panel=HOW_LONG,
+        ),
+    ] = "tensorboard",
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=HOW_LONG)] = None,
     eval_steps: Annotated[
         int | None, typer.Option(help="Steps between validations, each with a checkpoint.", rich_help_panel=HOW_LONG)
@@ -158,6 +167,17 @@ def fit(
             rich_help_panel=LOSS,
         ),
     ] = None,
+    call_budget: few.CallBudget = None,
+    teacher: few.Teachers = None,
+    config: few.Config = None,
+    assistant: few.Assistant = None,
+    ask_first: few.AskFirst = None,
+    rounds: few.Rounds = None,
+    warm_up: few.WarmUp = None,
+    samples: few.Samples = None,
+    thresholds: few.ThresholdsText = None,
+    keep_recall: few.KeepRecall = None,
+    router: few.RouterDir = None,
     seed: Seed = 0,
     json_: Json = False,
     quiet: Quiet = False,
@@ -201,11 +221,29 @@ def fit(
         pack=pack,
         gradient_checkpointing=gradient_checkpointing,
         shard=shard,
+        log_to=() if log_to == "none" else names(log_to, option="--log-to", what="logger") or (),
     )
     chosen.check()
+    calls = few.FewCalls(
+        call_budget,
+        teacher,
+        config,
+        assistant,
+        ask_first,
+        rounds,
+        warm_up,
+        samples,
+        thresholds,
+        keep_recall,
+        router,
+    )
+    calls.check(objective)
     rows = open_dataset(dataset, teachers=chosen.teachers)
-    with show_progress() as report:
-        record = fit_student(rows, chosen, out, report=report, say=say)
+    if objective == few.OBJECTIVE:
+        record = few.fit_few_calls(dataset, rows, chosen, calls, out)
+    else:
+        with show_progress() as report:
+            record = fit_student(rows, chosen, out, report=report, say=say)
     if not ranks.first:
         return
     if json_:

@@ -48,3 +48,15 @@ def normalised_loss(loss_T: Tensor, owner_T: Tensor, *, task_N: Tensor, weight_N
     """
     factor_N = weight_N / count_K[task_N]
     return (loss_T * factor_N[owner_T]).sum()
+
+
+def losses_of_tasks(loss_T: Tensor, owner_T: Tensor, *, task_N: Tensor, count_K: Tensor) -> Tensor:
+    """What a micro-batch contributes to each task's own loss, unweighted; for people to look at, without a gradient.
+
+    Args: as of `normalised_loss`.
+
+    Returns: (K,) float; the shares of a step add up to each task's mean over its units in that step.
+    """
+    sum_K = torch.zeros_like(count_K).index_add_(0, task_N[owner_T], loss_T.detach().to(count_K.dtype))
+    # A task that no row of the step has counts nothing, and is left at nothing.
+    return sum_K / count_K.clamp(min=1)

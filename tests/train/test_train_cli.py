@@ -96,6 +96,8 @@ def test_practice_questions_are_a_dataset_of_gold_answers(
         (["fit", "practice:9", *TINY, "--lambda", "1"], "--lambda has no effect"),
         (["fit", "absent", *TINY, "--teachers", "ada"], "--teachers has no effect"),
         (["fit", "practice:9", *TINY, "--validation-split", "test"], "never selected on"),
+        (["fit", "practice:9", *TINY, "--log-to", "excel"], "'excel' is none of tensorboard, wandb"),
+        (["fit", "practice:9", *TINY, "--log-to", "tensorboard,trackio"], "pip install trackio"),
         (
             ["fit", "practice:9", "--student", "minilmm", "--objective", "fine-tune", "--out", "out"],
             "tiny-t5, tiny-llama, minilm",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from transformers import TrainerCallback
 from kp_data.errors import MethodError
 from kp_train.batches import Item
 from kp_train.losses import count_units
-from kp_train.schedule import Schedule
+from kp_train.schedule import Progress, Schedule
 from kp_train.steps import Step
 from kp_train.students.seq2seq import Seq2SeqStudent
 from kp_train.students.student import Recipe
@@ -54,7 +56,7 @@ class _Gradients(TrainerCallback):
 def _gradients(checkpoint: Path, folder: Path, accumulate: int, *, naive: bool = False) -> dict[str, torch.Tensor]:
     student, items = _student_and_items(checkpoint)
     schedule = Schedule(recipe=RECIPE, steps=1, accumulate=accumulate, eval_steps=1)
-    trainer = DistillationTrainer(student, items, 2, schedule, lambda: 0.5, folder)
+    trainer = DistillationTrainer(student, items, ("label", "rationale"), schedule, lambda: 0.5, folder)
     trainer.args.max_grad_norm = 0.0
     if naive:
         trainer.training_step = _counting_each_micro_batch(trainer)  # type: ignore[method-assign]
@@ -124,7 +126,7 @@ def test_a_loss_that_is_no_number_is_one_error(checkpoint: Path, tmp_path: Path)
     student.model.lm_head.weight.data[0, 0] = torch.nan
     schedule = Schedule(recipe=RECIPE, steps=2, eval_steps=2)
     with pytest.raises(MethodError, match=r"the loss at step 1 is nan; try a lower --lr"):
-        train(student, items, num_tasks=2, schedule=schedule, evaluate=lambda: 0.5, folder=tmp_path)
+        train(student, items, tasks=("label", "rationale"), schedule=schedule, evaluate=lambda: 0.5, folder=tmp_path)
 
 
 def test_the_step_with_the_best_validation_is_kept(checkpoint: Path, tmp_path: Path) -> None:
@@ -137,9 +139,54 @@ def test_the_step_with_the_best_validation_is_kept(checkpoint: Path, tmp_path: P
         return next(accuracies)
 
     schedule = Schedule(recipe=RECIPE, steps=6, eval_steps=2)
-    trainer = DistillationTrainer(student, items, 2, schedule, evaluate, tmp_path)
+    trainer = DistillationTrainer(student, items, ("label", "rationale"), schedule, evaluate, tmp_path)
     trainer.train()
     result = trainer.result()
     assert (result.steps, result.best_step, result.accuracy) == (6, 4, 0.9)
     assert torch.equal(student.model.shared.weight, seen[1])
     assert not torch.equal(student.model.shared.weight, seen[2])
+
+
+def test_the_loss_of_each_task_is_told_and_they_make_up_the_loss(checkpoint: Path, tmp_path: Path) -> None:
+    student, items = _student_and_items(checkpoint)
+    schedule = Schedule(recipe=RECIPE, steps=4, accumulate=2, eval_steps=2)
+    told: list[Progress] = []
+    trained = train(
+        student,
+        items,
+        tasks=("label", "rationale"),
+        schedule=schedule,
+        evaluate=lambda: 0.5,
+        folder=tmp_path / "checkpoints",
+        report=told.append,
+    )
+    lines = [line for line in told if line.loss is not None]
+    assert len(lines) == 4
+    for line in lines:
+        assert line.loss == pytest.approx(line.task_losses["label"] + 0.5 * line.task_losses["rationale"], rel=1e-3)
+    assert [line["loss/label"] for line in trained.curve if "loss" in line] == [
+        line.task_losses["label"] for line in lines
+    ]
+    # The peak of a CPU is not measured, so no share of it is told.
+    assert trained.mfu is None
+    assert trained.device.startswith("CPU")
+
+
+def test_tensorboard_finds_the_log_beside_the_checkpoints(checkpoint: Path, tmp_path: Path) -> None:
+    student, items = _student_and_items(checkpoint)
+    schedule = Schedule(recipe=RECIPE, steps=2, eval_steps=2, log_to=("tensorboard",))
+    folder = tmp_path / "checkpoints"
+    train(student, items, tasks=("label", "rationale"), schedule=schedule, evaluate=lambda: 0.5, folder=folder)
+    (file,) = (tmp_path / "logs").iterdir()
+    scalars = {value.tag for event in _events(file.read_bytes()) for value in event.summary.value}
+    assert {"train/loss", "train/loss/label", "train/loss/rationale", "eval/accuracy"} <= scalars
+
+
+def _events(data: bytes) -> Iterator[Any]:
+    """TensorBoard's records: length, its checksum, an event, its checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
