@@ -38,8 +38,8 @@ EVALUATIONS: Final = 12
 
 _PACKAGES: Final = ("knowledge-purification", "torch", "transformers", "tokenizers", "accelerate")
 
-_HOW: Final = ("batch_tokens", "pack", "gradient_checkpointing", "shard")
-"""Options that change memory and speed, never what is learned: with other ones it is the same run, which goes on."""
+_HOW: Final = ("batch_tokens", "pack", "gradient_checkpointing", "shard", "log_to")
+"""Options that change memory, speed and what is shown, never what is learned: with others it is the same run."""
 
 
 def fit(
@@ -121,7 +121,7 @@ def _run(
         if (finished := ranks.told(_finished(folder, say))) is not None:
             return finished
         rows = {"learned": len(items), "validation": len(validation), "truncated": student.truncated, "tasks": tasks}
-        result = _train(folder, student, items, validation, schedule, num_tasks=len(tasks), report=report, say=say)
+        result = _train(folder, student, items, validation, schedule, tasks=tasks, report=report, say=say)
         if not ranks.first:
             return ranks.told({})
         with quiet_transformers():
@@ -143,7 +143,7 @@ def _train(
     validation: Sequence[Question],
     schedule: Schedule,
     *,
-    num_tasks: int,
+    tasks: Sequence[str],
     report: Callable[[Progress], None],
     say: Callable[[str], None],
 ) -> TrainingResult:
@@ -164,7 +164,7 @@ def _train(
     return train(
         student,
         items,
-        num_tasks=num_tasks,
+        tasks=tasks,
         schedule=schedule,
         evaluate=accuracy,
         folder=folder.checkpoints,
@@ -274,6 +274,8 @@ def _record(
         "tokens": result.tokens,
         "token_efficiency": result.token_efficiency,
         "flops": result.flops,
+        "device": result.device,
+        "mfu": result.mfu,
         "validation_accuracy": result.accuracy,
         "teacher_calls": 0,
         "parameters": student.model.num_parameters(),
