@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -58,15 +59,18 @@ _CONTEXT: Final = {
 }
 
 
-def croissant(dataset: Dataset, endpoint: str) -> dict[str, Any]:
+def croissant(dataset: Dataset, endpoint: str, *, published: float | None = None) -> dict[str, Any]:
     """The JSON-LD of a version.
 
     Args:
         dataset: which.
         endpoint: where its files are to be had, without a slash at its end.
+        published: when, in seconds since 1970; None: nobody noted it.
     """
     page = endpoint + url("datasets", *dataset.name.split("/"))
     metadata = dataset.metadata
+    # A version of ours where this is one; of a folder nobody has numbered, its state.
+    version = str(dataset.json("manifest.json").get("version") or dataset.commit)
     found: dict[str, Any] = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -74,15 +78,18 @@ def croissant(dataset: Dataset, endpoint: str) -> dict[str, Any]:
         "name": str(metadata.get("pretty_name") or dataset.name.rpartition("/")[2]),
         "description": f"{dataset.name} at {dataset.revision}",
         "url": page,
-        # A version of ours where this is one; of a folder nobody has numbered, its state.
-        "version": str(dataset.json("manifest.json").get("version") or dataset.commit),
+        "version": version,
+        "citeAs": f"{dataset.name}, version {version}. {page}",
         "distribution": [
             _file(part, number, page, dataset) for part in dataset.parts for number in range(len(part.files))
         ],
-        "recordSet": [_records(part) for part in dataset.parts],
+        "recordSet": [_records(part, number) for part in dataset.parts for number in range(len(part.files))],
     }
-    licence = metadata.get("license")
-    return found | ({"license": str(licence)} if licence else {})
+    if licence := metadata.get("license"):
+        found["license"] = str(licence)
+    if published is not None:
+        found["datePublished"] = datetime.fromtimestamp(published, UTC).date().isoformat()
+    return found
 
 
 def _file(part: Part, number: int, page: str, dataset: Dataset) -> dict[str, Any]:
@@ -98,29 +105,33 @@ def _file(part: Part, number: int, page: str, dataset: Dataset) -> dict[str, Any
     }
 
 
-def _records(part: Part) -> dict[str, Any]:
-    name = f"{part.config}/{part.split}"
+def _records(part: Part, number: int) -> dict[str, Any]:
+    # One for each file: a record set over several has no form that the reference reader (mlcroissant 1.1.1) reads.
+    name = _name(part, number)
     return {
         "@type": "cr:RecordSet",
         "@id": name,
         "name": name,
-        "description": f"{part.num_rows} rows",
-        "field": [_field(part, field) for field in part.schema],
+        "description": f"{part.rows_of_files[number]} rows",
+        "field": [_field(part, number, field) for field in part.schema if field.name in part.columns_of_files[number]],
     }
 
 
-def _field(part: Part, field: pa.Field) -> dict[str, Any]:
-    # A record set reads one file; the further shards of a split have the same columns.
+def _field(part: Part, number: int, field: pa.Field) -> dict[str, Any]:
     repeated = part.kinds[field.name] == "list"
     kind = field.type.value_type if repeated else field.type
     return {
         "@type": "cr:Field",
-        "@id": f"{part.config}/{part.split}/{field.name}",
+        "@id": f"{_name(part, number)}/{field.name}",
         "name": field.name,
         "dataType": _type(kind),
-        "source": {"fileObject": {"@id": _id(part, 0)}, "extract": {"column": field.name}},
+        "source": {"fileObject": {"@id": _id(part, number)}, "extract": {"column": field.name}},
         **({"repeated": True} if repeated else {}),
     }
+
+
+def _name(part: Part, number: int) -> str:
+    return f"{part.config}/{part.split}" + (f"/{number:05d}" if len(part.files) > 1 else "")
 
 
 def _id(part: Part, number: int) -> str:

@@ -158,7 +158,9 @@ async def info(request: Request) -> Response:
 async def get_croissant(request: Request) -> Response:
     """The dataset in MLCommons' Croissant vocabulary."""
     dataset = await _dataset(request)
-    made = await in_thread(croissant, dataset, _endpoint(request))
+    versions = await in_thread(explorer_of(request).catalogue.versions, reader_of(request), dataset.name)
+    published = next((version.created_at for version in versions if version.commit == dataset.commit), None)
+    made = await in_thread(croissant, dataset, _endpoint(request), published=published)
     return _answer(dataset, made)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from purified_folder import TEACHERS, report, write_purified
 
 from kp_data.hub.explorer.croissant import croissant
-from kp_data.hub.explorer.dataset import ANYBODY, Dataset
+from kp_data.hub.explorer.dataset import ANYBODY, Dataset, Part
 from kp_data.hub.explorer.local import FolderCatalogue
 from kp_data.tables import write_json
 
@@ -45,3 +47,24 @@ def test_every_name_stands_once(dataset: Dataset) -> None:
     names = [each["@id"] for each in (*found["distribution"], *found["recordSet"])]
     names += [field["@id"] for records in found["recordSet"] for field in records["field"]]
     assert len(names) == len(set(names))
+
+
+def test_a_split_in_several_files_is_a_record_set_for_each(dataset: Dataset, tmp_path: Path) -> None:
+    whole = pq.read_table(dataset.parts[0].files[0])
+    pq.write_table(whole.slice(0, 6), tmp_path / "0.parquet")
+    pq.write_table(whole.slice(6).drop_columns(["context"]), tmp_path / "1.parquet")
+    part = Part("purified", "train", (tmp_path / "0.parquet", tmp_path / "1.parquet"), ("p/0.parquet", "p/1.parquet"))
+    found = croissant(replace(dataset, parts=(part,)), "http://hub.example", published=1_700_000_000.0)
+    records = {each["@id"]: each for each in found["recordSet"]}
+    assert [each["description"] for each in records.values()] == ["6 rows", "4 rows"]
+    sources = [{field["source"]["fileObject"]["@id"] for field in each["field"]} for each in records.values()]
+    assert sources == [{"purified-train-00000"}, {"purified-train-00001"}]
+    names = [{field["name"] for field in each["field"]} for each in records.values()]
+    assert names[0] - names[1] == {"context"}
+    assert found["datePublished"] == "2023-11-14"
+
+
+def test_a_citation_names_dataset_version_and_address(dataset: Dataset) -> None:
+    found = croissant(dataset, "http://hub.example")
+    assert found["citeAs"] == f"local/pure, version {dataset.commit}. http://hub.example/datasets/local/pure"
+    assert "datePublished" not in found
