@@ -91,14 +91,20 @@ class Part:
 
     def is_whole(self, column: str) -> bool:
         """Whether the files themselves say that a column misses nothing, within its lists neither."""
+        noted = (chunk.statistics for chunk in self._chunks(column))
+        return all(each is not None and each.has_null_count and each.null_count == 0 for each in noted)
+
+    def bytes_of_column(self, column: str) -> int:
+        """Size of a column before compression."""
+        return sum(chunk.total_uncompressed_size for chunk in self._chunks(column))
+
+    def _chunks(self, column: str) -> Iterator[pq.ColumnChunkMetaData]:
+        """What the files themselves say of a column."""
         for file in self.files:
             footer = _metadata(file)
             places = [at for at in range(footer.num_columns) if footer.schema.column(at).path.split(".")[0] == column]
-            groups = (footer.row_group(group) for group in range(footer.num_row_groups))
-            noted = [group.column(at).statistics for group in groups for at in places]
-            if not all(each is not None and each.has_null_count and each.null_count == 0 for each in noted):
-                return False
-        return True
+            for group in range(footer.num_row_groups):
+                yield from (footer.row_group(group).column(at) for at in places)
 
     @cached_property
     def schema(self) -> pa.Schema:

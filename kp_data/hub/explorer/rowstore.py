@@ -1,7 +1,8 @@
 """Rows of a large part once more, a few to a block: what a search finds lies anywhere, and Parquet has large pages.
 
 Thirty rows out of a million cost Parquet 120 ms of work, and this file 20. It is an Arrow file whose batches are
-small and compressed; wide columns such as embeddings are left out, since nobody reads them in a list of hits.
+small and compressed; columns of many numbers a row, such as embeddings, and those of nested types are left out, since
+nobody reads them in a list of hits.
 
 Axes: B blocks.
 """
@@ -24,6 +25,9 @@ LEAST_ROWS: Final = 50_000
 
 BLOCK_ROWS: Final = 64
 
+MOST_BYTES: Final = 256
+"""A row, of a column of lists of numbers; what has more is left out."""
+
 _BLOCKS: Final = "blocks.arrow"
 _STARTS: Final = "starts.npy"
 _READ_AT_ONCE: Final = 64 * BLOCK_ROWS
@@ -31,7 +35,7 @@ _READ_AT_ONCE: Final = 64 * BLOCK_ROWS
 
 def build_rowstore(part: Part, folder: Path, progress: Callable[[float], None] = lambda _: None) -> None:
     """Write the rows of a part into an empty folder, in their order."""
-    schema = pa.schema([column for column in part.schema if not _is_wide(column.type)])
+    schema = pa.schema([(column.name, _plain(column.type)) for column in part.schema if _is_kept(part, column)])
     options = pa.ipc.IpcWriteOptions(compression="zstd", unify_dictionaries=False)
     starts, row, num_rows = [], 0, max(1, part.num_rows)
     with pa.ipc.new_file(str(folder / _BLOCKS), schema, options=options) as writer:
@@ -86,7 +90,26 @@ def _blocks(part: Part, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
                 yield from (whole.slice(start, BLOCK_ROWS) for start in range(0, len(batch), BLOCK_ROWS))
 
 
-def _is_wide(kind: pa.DataType) -> bool:
-    """Vectors, bytes and what is built of other types."""
-    simple = pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return not (simple or pa.types.is_null(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind))
+def _is_kept(part: Part, column: pa.Field) -> bool:
+    kind = _plain(column.type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _is_simple(kind.value_type) and (_is_text(kind.value_type) or not _is_wide(part, column.name))
+    return _is_simple(kind)
+
+
+def _is_simple(kind: pa.DataType) -> bool:
+    return bool(_is_text(kind) or pa.types.is_primitive(kind) or pa.types.is_null(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_wide(part: Part, column: str) -> bool:
+    """Whether a column of numbers has many a row."""
+    return part.bytes_of_column(column) > MOST_BYTES * part.num_rows
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type of the values: blocks are too small for dictionaries of their own to pay."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind

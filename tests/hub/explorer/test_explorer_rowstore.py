@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +21,7 @@ from kp_data.hub.explorer.rowstore import RowStore, build_rowstore
 
 @pytest.fixture
 def part(tmp_path: Path) -> Part:
-    """Rows 0 to 99 and 100 to 249 in two files, of which the second lacks `note`; vectors and bytes beside them."""
+    """Rows 0 to 99 and 100 to 249 in two files; the second lacks `note`; vectors, bytes and short lists are there."""
     folder = tmp_path / "tables"
     folder.mkdir()
     for low, high in ((0, 100), (100, 250)):
@@ -32,6 +33,9 @@ def part(tmp_path: Path) -> Part:
                 "at": pa.array([datetime(2026, 1, 1, tzinfo=UTC)] * (high - low), pa.timestamp("us", "UTC")),
                 "raw": [b"x"] * (high - low),
                 "embedding": pa.array([[1.0, 2.0]] * (high - low), pa.list_(pa.float32(), 2)),
+                "loose": np.random.default_rng(low).normal(size=(high - low, 400)).tolist(),
+                "scores": [[row / 4, None] for row in range(low, high)],
+                "teacher": pa.array(["ada", "bo"] * ((high - low) // 2)).dictionary_encode(),
                 "note": [f"of {row}" for row in range(low, high)],
             }
         )
@@ -42,7 +46,7 @@ def part(tmp_path: Path) -> Part:
 def test_its_rows_are_those_of_the_tables(part: Part, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     build_rowstore(part, tmp_path / "store")
-    store, columns = RowStore(tmp_path / "store"), ["id", "score", "choices", "at", "note"]
+    store, columns = RowStore(tmp_path / "store"), ["id", "score", "choices", "at", "scores", "teacher", "note"]
     assert list(store.columns) == columns
     numbers = [249, 0, 7, 99, 100, 163, 164]
     found = [
