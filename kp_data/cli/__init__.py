@@ -3,6 +3,6 @@
 # isort: off
 # Commands stand in the help in the order in which their modules are loaded.
 from kp_data.cli.app import app, main
-from kp_data.cli import ask, purify, publish, hub, practice
+from kp_data.cli import ask, importing, purify, publish, hub, practice
 
-__all__ = ["app", "ask", "hub", "main", "practice", "publish", "purify"]
+__all__ = ["app", "ask", "hub", "importing", "main", "practice", "publish", "purify"]

@@ -1,0 +1,314 @@
+"""Rows under names of one's own: JSON lines whose fields are told, and the project's two tables in any of its formats.
+
+`jsonl` reads one response a row, or, with `--teacher NAME=FIELD`, one question a row with a field for each teacher;
+such a field may hold a list, which is then several samples. `--map OURS=PATH` says where each of our fields stands;
+a path goes into objects by dots (`meta.subject`). What is not mapped is looked for under our own name:
+
+    id, question, choices, answer, answer_index, split, subject, context          of the question; `answer` is the gold
+    teacher, mode, sample, rationale, response, stated, stated_index, error, …    of the response
+
+`response` is a text as the teacher wrote it, out of which its answer is read; `rationale` is one without the answer,
+beside which `stated` or `stated_index` may say what the teacher concluded.
+
+`tables` reads a folder with `questions.*` and `responses.*` (Parquet, JSONL or CSV) in the columns of a panel, other
+columns left aside; a row that breaks the contract is left out, where reading the folder as a panel would refuse it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kp_data.errors import ConfigError, DataError
+from kp_data.importers.json_rows import documents_of, elements_of
+from kp_data.importers.records import Imported, ImportOptions, LeftOut, Row, UnusableRow, choice_index, clean
+from kp_data.schema import ERROR_CLASSES, MODES, Mode, Question, Response
+from kp_data.tables import READABLE, read_table
+from kp_data.teachers.parsing import parse_answer
+
+QUESTION_FIELDS: Final = ("id", "question", "choices", "answer", "answer_index", "split", "subject", "context")
+RESPONSE_FIELDS: Final = (
+    "teacher",
+    "mode",
+    "sample",
+    "rationale",
+    "response",
+    "stated",
+    "stated_index",
+    "error",
+    "model",
+    "finish_reason",
+    "prompt_tokens",
+    "completion_tokens",
+    "cost_usd",
+    "latency_s",
+    "logprob",
+)
+_BATCH: Final = 1_000
+_COLUMNS: Final = {"stated": "answer", "stated_index": "answer_index"}
+"""Our fields to the columns of a responses table, where `answer` is the teacher's."""
+
+
+def read_jsonl(sources: Sequence[Path], options: ImportOptions) -> Iterator[Row]:
+    """Rows of JSON lines or arrays, their fields as the options say.
+
+    Raises:
+        ConfigError: a field is mapped that there is none of.
+    """
+    known = (*QUESTION_FIELDS, *RESPONSE_FIELDS)
+    if unknown := [name for name in options.fields if name not in known]:
+        raise ConfigError(f"there is no field '{unknown[0]}' of ours; there are {', '.join(known)}", place="--map")
+    for source in sources:
+        for document in documents_of(source):
+            for element in elements_of(document):
+                if element.problem is not None or not isinstance(element.value, dict):
+                    yield LeftOut(element.place, element.problem or "is no object")
+                    continue
+                try:
+                    yield _imported(Fields(element.value, options.fields), options, element.place)
+                except UnusableRow as fault:
+                    yield LeftOut(element.place, str(fault))
+
+
+def read_tables(sources: Sequence[Path], options: ImportOptions) -> Iterator[Row]:
+    """Rows of folders with a table of questions and one of responses.
+
+    Raises:
+        DataError: a table is missing or cannot be read.
+    """
+    for folder in sources:
+        questions: dict[str, Question] = {}
+        for place, row in _table_rows(folder, "questions"):
+            try:
+                question = _question(Fields(row, options.fields))
+            except UnusableRow as fault:
+                yield LeftOut(place, str(fault))
+                continue
+            # Kept, because a response is read and judged by the question it belongs to.
+            questions.setdefault(question.id, question)
+            yield Imported(question, (), place, own_split="split" in row)
+        for place, row in _table_rows(folder, "responses"):
+            fields = Fields(row, _COLUMNS)
+            try:
+                asked = questions.get(fields.text("question_id"))
+                if asked is None:
+                    raise UnusableRow("the response belongs to no question")
+                yield Imported(asked, (_response(fields, asked, options),), place, own_split="split" in row)
+            except UnusableRow as fault:
+                yield LeftOut(place, str(fault))
+
+
+@dataclass(frozen=True)
+class Fields:
+    """A row whose values are asked for by our names."""
+
+    row: Mapping[str, Any]
+    paths: Mapping[str, str]
+
+    def get(self, name: str) -> Any:
+        """The value under our name; None where there is none."""
+        return self.at(self.paths.get(name, name))
+
+    def at(self, path: str) -> Any:
+        """The value at a path; None where it leads nowhere."""
+        if path in self.row:
+            return self.row[path]
+        value: Any = self.row
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value
+
+    def text(self, name: str) -> str:
+        """A text that must be there; a number is one, too.
+
+        Raises:
+            UnusableRow: it is missing or no text.
+        """
+        found = self.maybe(name)
+        if found is None:
+            raise UnusableRow(f"{self._called(name)} is missing")
+        return found
+
+    def maybe(self, name: str) -> str | None:
+        """A text, or None where there is none.
+
+        Raises:
+            UnusableRow: it is no text.
+        """
+        value = self.get(name)
+        if value is None or isinstance(value, str):
+            return None if value is None else clean(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UnusableRow(f"{self._called(name)} is no text")
+        return str(value)
+
+    def whole(self, name: str) -> int | None:
+        """A whole number, or None.
+
+        Raises:
+            UnusableRow: it is something else.
+        """
+        value = self.get(name)
+        if isinstance(value, str) and value.strip().lstrip("-").isdecimal() and len(value) < 20:
+            value = int(value)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**31):
+            raise UnusableRow(f"{self._called(name)} is no whole number")
+        return value
+
+    def number(self, name: str) -> float | None:
+        """A number, or None.
+
+        Raises:
+            UnusableRow: it is something else.
+        """
+        value = self.get(name)
+        try:
+            return None if value is None or value == "" else float(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UnusableRow(f"{self._called(name)} is no number") from error
+
+    def _called(self, name: str) -> str:
+        path = self.paths.get(name, name)
+        return f"field '{name}'" if path == name else f"field '{name}' (at '{path}')"
+
+
+def _imported(fields: Fields, options: ImportOptions, place: str) -> Imported:
+    question = _question(fields)
+    wide = {name: path for name, path in options.teachers.items() if name}
+    responses = tuple(_wide(fields, wide, question, options)) if wide else (_response(fields, question, options),)
+    return Imported(question, responses, place, own_split=fields.get("split") is not None)
+
+
+def _wide(
+    fields: Fields, teachers: Mapping[str, str], question: Question, options: ImportOptions
+) -> Iterator[Response]:
+    """The responses of a row that has a field for each teacher; a teacher whose field is missing gave none."""
+    for teacher, path in teachers.items():
+        value = fields.at(path)
+        samples = value if isinstance(value, list) else [value] if value is not None else []
+        for sample, text in enumerate(samples):
+            if not isinstance(text, str):
+                raise UnusableRow(f"what teacher {teacher} wrote (at '{path}') is no text")
+            yield _read(Response(question.id, teacher, _mode(fields, options), sample), clean(text), question)
+
+
+def _question(fields: Fields) -> Question:
+    text = fields.text("question")
+    choices = _choices(fields.get("choices"))
+    answer, index = fields.maybe("answer"), fields.whole("answer_index")
+    if choices and answer is not None:
+        named = choice_index(answer, choices)
+        if named is None:
+            raise UnusableRow("the gold answer is none of the choices")
+        index = named if index is None else index
+        answer = choices[named]
+    if choices and index is not None and answer is None:
+        answer = choices[index] if 0 <= index < len(choices) else None
+    return Question(
+        # A row without an id is known by what it asks.
+        id=fields.maybe("id") or hashlib.sha256(repr((text, choices)).encode("utf-8", "replace")).hexdigest()[:16],
+        question=text,
+        choices=choices,
+        answer=answer,
+        answer_index=index,
+        split=fields.maybe("split") or "train",
+        subject=fields.maybe("subject"),
+        context=fields.maybe("context"),
+    )
+
+
+def _choices(value: Any) -> tuple[str, ...]:
+    """A list of texts; an object of letters to texts, or of texts and letters apart, as the Hub has them."""
+    if isinstance(value, dict):
+        value = value["text"] if isinstance(value.get("text"), list) else [value[key] for key in sorted(value)]
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(choice, str | int | float) for choice in value):
+        raise UnusableRow("field 'choices' is no list of texts")
+    return tuple(clean(str(choice)) for choice in value)
+
+
+def _response(fields: Fields, question: Question, options: ImportOptions) -> Response:
+    teacher = fields.maybe("teacher") or options.single_teacher
+    if teacher is None:
+        raise UnusableRow("no teacher is named; map one (--map teacher=FIELD), or give --teacher NAME")
+    error = fields.maybe("error")
+    if error is not None and error not in ERROR_CLASSES:
+        raise UnusableRow(f"field 'error' is none of {', '.join(ERROR_CLASSES)}")
+    begun = Response(
+        question.id,
+        teacher,
+        _mode(fields, options),
+        sample=fields.whole("sample") or 0,
+        error=error,
+        model=fields.maybe("model"),
+        finish_reason=fields.maybe("finish_reason"),
+        prompt_tokens=fields.whole("prompt_tokens"),
+        completion_tokens=fields.whole("completion_tokens"),
+        cost_usd=fields.number("cost_usd"),
+        latency_s=fields.number("latency_s"),
+        logprob=fields.number("logprob"),
+        created_at=created if isinstance(created := fields.get("created_at"), datetime) else None,
+    )
+    if fields.get("rationale") is None and (text := fields.maybe("response")) is not None:
+        return _read(begun, text, question)
+    return _with(begun, fields.maybe("rationale"), *_stated(fields, question))
+
+
+def _stated(fields: Fields, question: Question) -> tuple[str | None, int | None]:
+    """What the row says that the teacher concluded, as text and as index."""
+    answer, index = fields.maybe("stated"), fields.whole("stated_index")
+    if question.choices and answer is not None and index is None:
+        index = choice_index(answer, question.choices)
+    return answer, index
+
+
+def _read(begun: Response, text: str, question: Question) -> Response:
+    read = parse_answer(text, question.choices)
+    # A text that is nothing but its answer is kept as it is.
+    return _with(begun, read.rationale or text, read.answer, read.index)
+
+
+def _with(begun: Response, rationale: str | None, answer: str | None, index: int | None) -> Response:
+    return replace(begun, rationale=rationale, answer=answer, answer_index=index)
+
+
+def _mode(fields: Fields, options: ImportOptions) -> Mode:
+    said = fields.maybe("mode") or options.mode or "blind"
+    if said not in MODES:
+        raise UnusableRow(f"field 'mode' is none of {', '.join(MODES)}")
+    return said
+
+
+def _table_rows(folder: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of one table of a folder, with their places.
+
+    Raises:
+        DataError: it is not there, or cannot be read.
+    """
+    paths = [folder / f"{name}{suffix}" for suffix in READABLE]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise DataError(f"{name}.parquet (or .jsonl, .csv) is not there", place=folder)
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else iter(read_table(path).to_pylist())
+    for number, row in zip(itertools.count(1), rows, strict=False):
+        yield f"{path}, row {number}", row
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"cannot be read as Parquet ({str(error).splitlines()[0][:200]})", place=path) from error
