@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -77,7 +77,13 @@ if TYPE_CHECKING:
 REPORT: Final = "report.json"
 OBJECTIVE: Final = "teaching-assistant"
 Say = Callable[[str], None]
-Report = Callable[["Progress"], None]
+Showing = Callable[[], AbstractContextManager[Callable[["Progress"], None]]]
+"""Opens what shows the progress of training."""
+
+
+def unseen() -> AbstractContextManager[Callable[[Progress], None]]:
+    """Progress that nobody watches."""
+    return nullcontext(lambda _: None)
 
 
 def fit_with_assistant(
@@ -88,7 +94,7 @@ def fit_with_assistant(
     out: Path,
     *,
     config: Config | None = None,
-    report: Report = lambda _: None,
+    showing: Showing = unseen,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Spend a number of teacher calls and distill a student, or go on where an earlier run of this command stopped.
@@ -100,7 +106,8 @@ def fit_with_assistant(
         source: whom to ask.
         out: folder; new, empty, or of the same run.
         config: how an assistant that is a model is asked; None: the defaults.
-        report: called with the progress of training.
+        showing: what shows the progress of a stage's training; between stages nothing is shown, for asking has a
+            display of its own.
         say: called with messages for a person.
 
     Returns: the record that is also written to run.json.
@@ -118,13 +125,13 @@ def fit_with_assistant(
         raise MethodError("teachers are asked by one process; start it without torchrun or accelerate launch")
     classroom = Classroom.of(dataset, split=fitting.split, validation_split=fitting.validation_split)
     _check_classroom(classroom, options)
-    folder = RunFolder.open(out, _identity(dataset, fitting, options, source))
+    folder = RunFolder.open(out, run_identity(dataset, fitting, options, source))
     if (finished := folder.finished) is not None:
         say(f"{folder.path} holds this very run, finished; nothing to do")
         return finished
     with folder.locked(), ExitStack() as stack:
         folder.begin()
-        run = _Run(classroom, fitting, options, source, folder.path, config, stack, report, say)
+        run = _Run(classroom, fitting, options, source, folder.path, config, stack, showing, say)
         stages = [run.stage(number) for number in range(1 + options.rounds)]
         return _finish(folder, run, stages)
 
@@ -155,7 +162,7 @@ class _Run:
     out: Path
     config: Config | None
     stack: ExitStack
-    report: Report
+    showing: Showing
     say: Say
     done: list[Stage] = field(default_factory=list)
 
@@ -236,7 +243,8 @@ class _Run:
                 place=self.out,
             )
         lessons = lessons_of(self.classroom, rows, name=name)
-        return fit(lessons, self.fitting, folder / STUDENT, report=self.report, say=self.say)
+        with self.showing() as report:
+            return fit(lessons, self.fitting, folder / STUDENT, report=report, say=self.say)
 
     @cached_property
     def _claims(self) -> tuple[list[Claim], Array]:
@@ -354,12 +362,13 @@ def _check_classroom(classroom: Classroom, options: AssistantOptions) -> None:
         )
 
 
-def _identity(
+def run_identity(
     dataset: Dataset, fitting: FitOptions, options: AssistantOptions, source: TeacherSource
 ) -> dict[str, Any]:
+    """All that decides about the result of a run."""
     told = {**asdict(options), "router": None if options.router is None else str(options.router)}
     # How a step is cut changes memory and speed, never what is learned.
-    how = ("batch_tokens", "pack", "gradient_checkpointing", "shard")
+    how = ("batch_tokens", "pack", "gradient_checkpointing", "shard", "log_to")
     fitted = {name: value for name, value in asdict(fitting).items() if name not in how}
     package = "knowledge-purification"
     return {

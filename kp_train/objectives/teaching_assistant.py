@@ -40,5 +40,5 @@ TEACHING_ASSISTANT = Objective(
     needs="teachers to ask or a panel to replay, --call-budget, answers of the validation split",
     check=need_kept,
     source="arXiv:2406.05322, reconstructed from its abstract",
-    options=("rationale_weight", "view", "weight_by"),
+    options=("teachers", "rationale_weight", "view", "weight_by"),
 )
