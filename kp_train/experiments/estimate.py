@@ -1,0 +1,283 @@
+"""What a sweep would take: `--dry-run`, without asking, training or writing anything.
+
+Sizes are measured where data is at hand (the practice world, local panels and files) and otherwise what the file
+expects of a dataset. FLOPs are 6 x parameters x tokens; of an encoder-decoder half of the parameters see the input
+and half the labels (arXiv:2001.08361, attention left out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from kp_data.errors import ConfigError, KpError
+from kp_data.schema import Question
+from kp_data.tables import questions_of, read_questions
+from kp_train.experiments.config import ALL, INFERENCE, UNTAUGHT, Data, Expected, StudentSpec
+from kp_train.experiments.panels import SPLITS, TEST, TRAIN, VALIDATION, in_splits
+from kp_train.experiments.plan import Cell, Plan
+from kp_train.experiments.work import is_done
+
+TOKENS_PER_WORD: Final = 1.35
+"""Tokens of a word of English, about; only for data whose student's tokenizer is not at hand."""
+RATIONALE_TOKENS: Final = 45
+"""Of a rationale where nothing is known of it."""
+DEFAULT_BATCH: Final = 16
+MADE_HERE: Final = {"tiny-t5": 640_000, "tiny-llama": 640_000, "minilm": 22_700_000}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Students of one kind: all datasets, seeds and numbers of teachers of a method and a student.
+
+    Attributes:
+        what: domain, method, student.
+        students: planned.
+        left: not done yet.
+        steps: of each, the mean.
+        tokens: read and written by each in training, the mean.
+        flops: of all.
+        left_flops: of those left.
+        hours: for those left, on the file's hardware; None without.
+    """
+
+    what: str
+    students: int
+    left: int
+    steps: int
+    tokens: float
+    flops: float
+    left_flops: float
+    hours: float | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sweep would take.
+
+    Attributes:
+        name: of the sweep.
+        lines: by method and student.
+        calls: of teachers, in domain and out of domain.
+        prompt_tokens, completion_tokens: of those calls, about.
+        calls_saved: calls that routers make needless out of domain.
+        hardware: what hours are of; None without.
+        usd: of those hours; None where no price is given.
+    """
+
+    name: str
+    lines: tuple[Line, ...]
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    calls_saved: int
+    hardware: str | None
+    usd: float | None
+
+    @property
+    def flops(self) -> float:
+        """Of everything planned."""
+        return sum(line.flops for line in self.lines)
+
+    @property
+    def hours(self) -> float | None:
+        """For what is left."""
+        known = [line.hours for line in self.lines if line.hours is not None]
+        return sum(known) if known else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**asdict(self), "flops": self.flops, "hours": self.hours}
+
+    def sentences(self) -> Iterator[str]:
+        """The rest, for people."""
+        students, left = sum(line.students for line in self.lines), sum(line.left for line in self.lines)
+        yield f"{students} students, {left} left to train; {self.flops:.2e} FLOPs in all"
+        yield (
+            f"about {self.calls:,} calls of teachers, {self.prompt_tokens:,} tokens read and "
+            f"{self.completion_tokens:,} written; routers save {self.calls_saved:,} calls out of domain"
+        )
+        if self.hours is not None:
+            price = "" if self.usd is None else f", about ${self.usd:,.0f}"
+            yield f"about {self.hours:.1f} hours on {self.hardware}{price}; purifying and testing come on top"
+        yield "nothing was run"
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """A dataset in numbers: questions of each split, and tokens of a question, a rationale and an answer."""
+
+    train: int
+    validation: int
+    test: int
+    question: float
+    rationale: float
+    answer: float
+
+
+def estimate_sweep(plan: Plan, root: Path, *, home: Path) -> Estimate:
+    """What is left of a plan, in tokens, FLOPs and hours.
+
+    Args:
+        plan: of the sweep.
+        root: its folder, which need not exist.
+        home: where relative paths of the file start.
+
+    Raises:
+        ConfigError: a dataset is not at hand and the file does not say what to expect of it.
+    """
+    sweep = plan.sweep
+    ood = sweep.out_of_domain.datasets if sweep.out_of_domain else ()
+    sizes = {data.name: _sizes(data, home) for data in (*sweep.datasets, *ood)}
+    groups: dict[tuple[str, str, str], list[tuple[Cell, bool]]] = {}
+    for task in plan.cells:
+        assert task.cell is not None
+        key = task.cell.domain, task.cell.method, task.cell.student
+        groups.setdefault(key, []).append((task.cell, is_done(root, task)))
+    lines = tuple(_line(plan, key, cells, sizes) for key, cells in groups.items())
+    calls, saved, read, written = _calls(plan, sizes)
+    hardware = sweep.hardware
+    hours = sum(line.hours or 0 for line in lines)
+    usd = hours * hardware.usd_per_hour if hardware and hardware.usd_per_hour is not None else None
+    return Estimate(sweep.name, lines, calls, read, written, saved, hardware.name if hardware else None, usd)
+
+
+def _line(plan: Plan, key: tuple[str, str, str], cells: Sequence[tuple[Cell, bool]], sizes: dict[str, Sizes]) -> Line:
+    took = [(_cost(plan, cell, sizes[cell.dataset]), done) for cell, done in cells]
+    left_flops = sum(flops for (_, _, flops), done in took if not done)
+    hardware = plan.sweep.hardware
+    domain, method, student = key
+    return Line(
+        f"{method}, {student}" + (", out of domain" if domain == "out" else ""),
+        len(cells),
+        sum(not done for _, done in took),
+        round(sum(steps for (steps, _, _), _ in took) / len(took)),
+        sum(tokens for (_, tokens, _), _ in took) / len(took),
+        sum(flops for (_, _, flops), _ in took),
+        left_flops,
+        None if hardware is None else left_flops / hardware.flops_per_s / 3600,
+    )
+
+
+def _cost(plan: Plan, cell: Cell, sizes: Sizes) -> tuple[int, float, float]:
+    """Steps, tokens and FLOPs of one student."""
+    if cell.method == INFERENCE:
+        return 0, 0.0, 0.0
+    spec, budget = plan.sweep.student(cell.student), plan.sweep.budget
+    rationales = cell.count if cell.method == ALL else 0 if cell.method in UNTAUGHT else 1
+    targets = 1 + rationales
+    # A target is read with its prefix and question, every one anew: they stand under different prefixes.
+    read, written = targets * sizes.question, sizes.answer + rationales * sizes.rationale
+    flops = flops_per_row(spec, read, written)
+    batch = spec.batch or DEFAULT_BATCH
+    if budget.steps is not None:
+        steps = budget.steps
+    else:
+        rows = budget.tokens / (read + written) if budget.tokens is not None else float(budget.flops or 0) / flops
+        steps = max(1, round(rows / batch))
+    return steps, steps * batch * (read + written), steps * batch * flops
+
+
+def flops_per_row(spec: StudentSpec, read: float, written: float) -> float:
+    """FLOPs of one forward and backward pass over a row of so many tokens.
+
+    >>> spec = StudentSpec(name="small", model="google/flan-t5-small", parameters=77_000_000)
+    >>> flops_per_row(spec, 100, 0) == 3 * 77_000_000 * 100
+    True
+    """
+    if spec.shape is not None and spec.shape.architecture == "llama":
+        return 6.0 * parameters_of(spec) * (read + written)
+    return 3.0 * parameters_of(spec) * (read + written)
+
+
+def parameters_of(spec: StudentSpec) -> int:
+    """Parameters as the file gives them, or of the shape.
+
+    Raises:
+        ConfigError: a checkpoint whose size nobody gave.
+    """
+    if spec.parameters is not None:
+        return spec.parameters
+    if spec.shape is not None:
+        width, layers = spec.shape.width, spec.shape.layers
+        # Of a T5, an encoder layer has 12 and a decoder layer 16 squares of the width; of a Llama, a layer has 12.
+        blocks = layers * (28 if spec.shape.architecture == "t5" else 12) * width * width
+        return blocks + 2048 * width
+    if spec.model in MADE_HERE:
+        return MADE_HERE[spec.model]
+    raise ConfigError(
+        f"how large is {spec.model}? give `parameters`, such as 77000000, to have its FLOPs estimated",
+        place=f"student {spec.name}",
+    )
+
+
+def _sizes(data: Data, home: Path) -> Sizes:
+    if data.expected is not None:
+        return _as_expected(data.expected)
+    try:
+        questions = _questions(data, home)
+    except (KpError, OSError) as error:
+        raise ConfigError(
+            f"is not at hand ({error}); give `expected` to have it estimated", place=f"dataset {data.name}"
+        ) from error
+    count = {name: sum(question.split == name for question in questions) for name in SPLITS}
+    words = [len(f"{one.question} {one.context or ''} {' '.join(one.choices)}".split()) for one in questions]
+    answers = [len((one.answer or "").split()) for one in questions]
+    question = TOKENS_PER_WORD * sum(words) / len(words) + 4 * 4
+    answer = TOKENS_PER_WORD * sum(answers) / len(answers) + 1
+    return Sizes(count[TRAIN], count[VALIDATION], count[TEST], question, RATIONALE_TOKENS, answer)
+
+
+def _as_expected(expected: Expected) -> Sizes:
+    return Sizes(
+        expected.train,
+        expected.validation,
+        expected.test,
+        float(expected.question_tokens),
+        float(expected.rationale_tokens),
+        float(expected.answer_tokens),
+    )
+
+
+def _questions(data: Data, home: Path) -> list[Question]:
+    """Questions that can be had without a network."""
+    from kp_data.questions import load_questions
+
+    if data.panel is not None:
+        table = read_questions(home / data.panel / "questions.parquet")
+    elif data.source is not None and (data.source.startswith("practice:") or (home / data.source).exists()):
+        local = data.source if data.source.startswith("practice:") else str(home / data.source)
+        table = load_questions(local, columns=data.columns or None)
+    else:
+        raise ConfigError("neither a file nor a folder here", place=data.source)
+    return in_splits(questions_of(table if data.limit is None else table.slice(0, data.limit)), data.name)
+
+
+def _calls(plan: Plan, sizes: dict[str, Sizes]) -> tuple[int, int, int, int]:
+    """Calls of teachers, those saved, and tokens read and written."""
+    sweep = plan.sweep
+    modes = 2 if sweep.mode == "both" else 1
+    calls = saved = 0
+    read = written = 0.0
+    for task in plan.tasks:
+        if task.kind != "ask":
+            continue
+        data = next(one for one in _all(plan) if one.name == task.facts["dataset"])
+        size = sizes[data.name]
+        if "method" not in task.facts:
+            mine = (size.train + size.validation + size.test) * len(sweep.teachers) * modes if data.source else 0
+        else:
+            whole = size.train * int(task.facts["count"])
+            mine = whole if task.facts["method"] == ALL else size.train if whole else 0
+            saved += whole - mine
+        calls += mine
+        read += mine * size.question * (1 + sweep.examples)
+        written += mine * size.rationale
+    return calls, saved, round(read), round(written)
+
+
+def _all(plan: Plan) -> Sequence[Data]:
+    ood = plan.sweep.out_of_domain
+    return (*plan.sweep.datasets, *(ood.datasets if ood else ()))
