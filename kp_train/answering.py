@@ -6,7 +6,7 @@ Q questions, C choices of a question.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def predict_choices(
 
 def predict_by_writing(student: Student, questions: Sequence[Question], prefix: str) -> tuple[Prediction, ...]:
     """What a student writes under a prefix, read as an answer, question by question."""
-    texts = _write(student, questions, prefix)
+    texts = student.generate_all(questions, prefix)
     return tuple(read_written(question, text) for question, text in zip(questions, texts, strict=True))
 
 
@@ -98,10 +98,3 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
         for prediction in predictions:
             lines.write(json.dumps({**asdict(prediction), "correct": prediction.correct}, ensure_ascii=False) + "\n")
-
-
-def _write(student: Student, questions: Sequence[Question], prefix: str) -> list[str]:
-    together: Callable[[Sequence[Question], str], list[str]] | None = getattr(student, "generate_all", None)
-    if together is not None:
-        return together(questions, prefix)
-    return [student.generate(question, prefix) for question in questions]

@@ -22,6 +22,9 @@ MAX_TARGET_TOKENS: Final = 256
 WINDOW_BATCHES: Final = 8
 """Rows are sorted by length within a window of this many batches: short waits for short, and order stays random."""
 
+ANSWERED_AT_ONCE: Final = 32
+"""Questions that a student scores or answers together."""
+
 IGNORED: Final = -100
 """The label of a position that is not learned, as PyTorch's cross-entropy has it."""
 
@@ -138,6 +141,16 @@ def pad(sequences: Sequence[Sequence[int]], value: int) -> list[list[int]]:
     """
     longest = max(len(tokens) for tokens in sequences)
     return [[*tokens, *[value] * (longest - len(tokens))] for tokens in sequences]
+
+
+def portions(sequences: Sequence[Sequence[int]], size: int = ANSWERED_AT_ONCE) -> list[list[int]]:
+    """Their indices in portions of similar lengths, so that little is filled up when each is padded.
+
+    >>> portions([[1, 2, 3], [4], [5, 6]], size=2)
+    [[1, 2], [0]]
+    """
+    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def _batches(lengths: Sequence[int], batch: int, seed: int) -> Iterator[list[Visit]]:

@@ -79,13 +79,21 @@ def predict(
     teacher: Annotated[
         str | None, typer.Option(help="Explain as this teacher, for a student of `tinyllm`; implies --explain.")
     ] = None,
+    view: Annotated[
+        str | None,
+        typer.Option(help="rationale-first or answer-first: let it write both in one text, as it was fitted."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Answer questions: one JSON object a line on stdout."""
     from kp_train.predict import answer_file
+    from kp_train.views import VIEWS
 
     set_quiet(quiet)
-    for answer in answer_file(student, file, explain=explain or teacher is not None, teacher=teacher):
+    if view not in (None, *VIEWS):
+        raise ConfigError(f"{view!r} is none of {', '.join(VIEWS)}", place="--view")
+    explain = explain or teacher is not None
+    for answer in answer_file(student, file, explain=explain, teacher=teacher, view=view):
         out_json(answer)
 
 

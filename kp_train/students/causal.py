@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from kp_data.errors import ConfigError, MethodError
 from kp_data.schema import Question
 from kp_data.tables import write_json
-from kp_train.batches import MAX_INPUT_TOKENS, MAX_TARGET_TOKENS, Example, Item, flat_targets
+from kp_train.batches import MAX_INPUT_TOKENS, MAX_TARGET_TOKENS, Example, Item, flat_targets, portions
 from kp_train.losses import head_losses
 from kp_train.quiet import quiet_transformers
 from kp_train.students.causal_checks import (
@@ -34,9 +34,6 @@ from kp_train.students.checkpoint import read_checkpoint
 from kp_train.students.prompts import Prompts
 from kp_train.students.student import STUDENT_FILE, Recipe, read_limit, tokenizer_identity
 from kp_train.views import LABEL_PREFIX, Target, question_input
-
-SCORED_AT_ONCE: Final = 32
-"""Questions scored or answered together."""
 
 ROW_WIDTHS: Final = (256, 2048)
 """A packed row holds as many tokens as the model is wide, within these bounds: masked attention computes a whole row
@@ -194,15 +191,11 @@ class CausalStudent:
         self.model.eval()
         prompts = [self._prompt(LABEL_PREFIX, question) for question in questions]
         scores: list[list[float]] = [[] for _ in questions]
-        for rows in _in_order(prompts):
+        for rows in portions(prompts):
             flat = self._score([prompts[row] for row in rows], [questions[row] for row in rows], per_token)
             for row in rows:
                 scores[row] = [next(flat) for _ in questions[row].choices]
         return scores
-
-    def generate(self, question: Question, prefix: str, *, max_new_tokens: int = 128) -> str:
-        """What the student writes under a prefix, greedily."""
-        return self.generate_all([question], prefix, max_new_tokens=max_new_tokens)[0]
 
     @torch.no_grad()
     def generate_all(self, questions: Sequence[Question], prefix: str, *, max_new_tokens: int = 128) -> list[str]:
@@ -210,7 +203,7 @@ class CausalStudent:
         self.model.eval()
         prompts = [self._prompt(prefix, question) for question in questions]
         texts = [""] * len(questions)
-        for rows in _in_order(prompts):
+        for rows in portions(prompts):
             written = self._write([prompts[row] for row in rows], max_new_tokens)
             for row, text in zip(rows, written, strict=True):
                 texts[row] = text
@@ -355,12 +348,6 @@ def _stop_at(model: Any, end: int, filler: int) -> None:
     model.generation_config.eos_token_id = [*ends, end] if end not in ends else ends
     if model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = filler
-
-
-def _in_order(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Rows in portions of similar length, so that little is filled up."""
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    return [order[start : start + SCORED_AT_ONCE] for start in range(0, len(order), SCORED_AT_ONCE)]
 
 
 def _products(stack: torch.nn.Module) -> int:

@@ -22,7 +22,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from kp_data.errors import ConfigError, DataError, MethodError
 from kp_data.schema import Question
 from kp_data.tables import write_json
-from kp_train.batches import MAX_INPUT_TOKENS, Example, Item, flat_targets, pad
+from kp_train.batches import MAX_INPUT_TOKENS, Example, Item, flat_targets, pad, portions
 from kp_train.students.recall import Recall
 from kp_train.students.retrieval import RationaleStore, Reading, Retriever, load_retriever
 from kp_train.students.retrieval_embedding import mean_over, padded_width, sentence_embedder
@@ -35,7 +35,6 @@ RECALL: Final = "recall."
 HEAD_LR_FACTOR: Final = 20
 """The fresh head learns at this multiple of the encoder's rate: 1e-3 beside 5e-5."""
 
-SCORED_AT_ONCE: Final = 32
 READ: Final = ("input_ids", "attention_mask", "token_type_ids", "pooled", "apart")
 """What of a batch the model reads."""
 PASSAGE_TOKENS: Final = 48
@@ -212,10 +211,9 @@ class EncoderStudent:
             self.retriever.prepare(questions)
         pairs = [self._pairs(question) for question in questions]
         apart = [self._apart(question) for question in questions]
-        order = sorted(range(len(questions)), key=lambda row: max(len(tokens) for tokens, _ in pairs[row]))
+        longest = [max((tokens for tokens, _ in row), key=len) for row in pairs]
         scores: list[list[float]] = [[] for _ in questions]
-        for start in range(0, len(order), SCORED_AT_ONCE):
-            rows = order[start : start + SCORED_AT_ONCE]
+        for rows in portions(longest):
             batch = self._padded([pair for row in rows for pair in pairs[row]])
             batch |= self._kept_apart([apart[row] for row in rows for _ in pairs[row]])
             batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
@@ -224,7 +222,7 @@ class EncoderStudent:
                 scores[row] = score.log_softmax(dim=0).tolist()
         return scores
 
-    def generate(self, question: Question, prefix: str) -> str:
+    def generate_all(self, questions: Sequence[Question], prefix: str) -> list[str]:
         """Refused: an encoder cannot write."""
         raise MethodError("an encoder scores choices and cannot write")
 

@@ -19,15 +19,12 @@ from transformers.modeling_outputs import BaseModelOutput
 from kp_data.errors import ConfigError
 from kp_data.schema import Question
 from kp_data.tables import write_json
-from kp_train.batches import IGNORED, MAX_INPUT_TOKENS, MAX_TARGET_TOKENS, Example, Item, flat_targets, pad
+from kp_train.batches import IGNORED, MAX_INPUT_TOKENS, MAX_TARGET_TOKENS, Example, Item, flat_targets, pad, portions
 from kp_train.losses import head_losses
 from kp_train.packing import PACKED_MODELS, PackedBlocks, lay_out, use_block_attention
 from kp_train.students.checkpoint import read_checkpoint
 from kp_train.students.student import STUDENT_FILE, Recipe, read_limit, tokenizer_identity
 from kp_train.views import LABEL_PREFIX, Target, question_input
-
-SCORED_AT_ONCE: Final = 32
-"""Questions scored together; each is encoded once for all its choices."""
 
 CHECKPOINT_RECIPE: Final = Recipe(
     lr=5e-5, batch=16, epochs=3, schedule="constant", warmup=0.0, weight_decay=0.0, bf16=False
@@ -202,10 +199,8 @@ class Seq2SeqStudent:
         """For each question, log p(choice text | question, label prefix) of each choice in nats, or that per token."""
         self.model.eval()
         inputs = [self._input(LABEL_PREFIX, question) for question in questions]
-        order = sorted(range(len(questions)), key=lambda row: len(inputs[row]))
         scores: list[list[float]] = [[] for _ in questions]
-        for start in range(0, len(order), SCORED_AT_ONCE):
-            rows = order[start : start + SCORED_AT_ONCE]
+        for rows in portions(inputs):
             chunk = [questions[row] for row in rows]
             flat = self._score([inputs[row] for row in rows], chunk, per_token)
             for row, question in zip(rows, chunk, strict=True):
@@ -213,12 +208,17 @@ class Seq2SeqStudent:
         return scores
 
     @torch.inference_mode()
-    def generate(self, question: Question, prefix: str, *, max_new_tokens: int = 128) -> str:
-        """What the student writes under a prefix, greedily."""
+    def generate_all(self, questions: Sequence[Question], prefix: str, *, max_new_tokens: int = 128) -> list[str]:
+        """What the student writes about each question under a prefix, greedily; many at once."""
         self.model.eval()
-        batch = self._to_device(self._padded([self._input(prefix, question)]))
-        tokens = self.model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
-        return str(self.tokenizer.decode(tokens[0], skip_special_tokens=True)).strip()
+        inputs = [self._input(prefix, question) for question in questions]
+        texts = [""] * len(questions)
+        for rows in portions(inputs):
+            batch = self._to_device(self._padded([inputs[row] for row in rows]))
+            written = self.model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+            for row, text in zip(rows, self.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
+                texts[row] = text.strip()
+        return texts
 
     def save(self, folder: Path) -> None:
         """A checkpoint that AutoModelForSeq2SeqLM and AutoTokenizer load, and student.json."""

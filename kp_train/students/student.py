@@ -150,8 +150,8 @@ class Student(Protocol):
     def choice_log_probs(self, questions: Sequence[Question], *, per_token: bool = False) -> list[list[float]]:
         """For each question, a score of each choice: its log-probability in nats, or that per token."""
 
-    def generate(self, question: Question, prefix: str) -> str:
-        """What the student writes under a prefix.
+    def generate_all(self, questions: Sequence[Question], prefix: str) -> list[str]:
+        """What the student writes about each question under a prefix, greedily.
 
         Raises:
             MethodError: it cannot write.

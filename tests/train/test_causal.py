@@ -215,7 +215,9 @@ def test_what_is_written_does_not_depend_on_the_questions_answered_beside(kind: 
     long = Question(id="long", question="Why, " * 20, choices=("yes", "no"))
     together = student.generate_all([*QUESTIONS, long], "explain: ", max_new_tokens=8)
     assert any(together)
-    assert together == [student.generate(question, "explain: ", max_new_tokens=8) for question in [*QUESTIONS, long]]
+    assert together == [
+        student.generate_all([question], "explain: ", max_new_tokens=8)[0] for question in [*QUESTIONS, long]
+    ]
 
 
 def test_writing_is_greedy_whatever_the_checkpoint_says_and_stops_at_the_end() -> None:
@@ -243,7 +245,7 @@ def test_a_saved_student_loads_with_plain_transformers_and_answers(tmp_path: Pat
     asked = tokenizer(f"predict: {question_input(QUESTIONS[0])}\nAnswer:", return_tensors="pt")
     written = model.generate(asked["input_ids"], attention_mask=asked["attention_mask"], max_new_tokens=8)
     text = tokenizer.decode(written[0, asked["input_ids"].shape[1] :], skip_special_tokens=True).strip()
-    assert text == loaded.generate(QUESTIONS[0], LABEL_PREFIX, max_new_tokens=8)  # type: ignore[call-arg]
+    assert text == loaded.generate_all(QUESTIONS[:1], LABEL_PREFIX, max_new_tokens=8)[0]  # type: ignore[call-arg]
     assert [path.name for path in tmp_path.iterdir() if path.suffix in (".bin", ".pt", ".pkl")] == []
 
 

@@ -35,8 +35,9 @@ class AlwaysRed:
         order = [-3.0, -2.0, -1.0] if per_token else [-1.0, -2.0, -3.0]
         return [order for _ in questions]
 
-    def generate(self, question: Question, prefix: str) -> str:
-        return f"It looks so.\nThe answer is {question.choices[0]}" if prefix == "reason: " else question.choices[0]
+    def generate_all(self, questions: Sequence[Question], prefix: str) -> list[str]:
+        firsts = [question.choices[0] for question in questions]
+        return [f"It looks so.\nThe answer is {first}" for first in firsts] if prefix == "reason: " else firsts
 
 
 class Doubting(AlwaysRed):
@@ -163,8 +164,8 @@ def test_an_open_question_is_right_where_what_was_written_says_the_same(text: st
 
 def test_open_questions_count_where_the_student_writes() -> None:
     class Writer(AlwaysRed):
-        def generate(self, question: Question, prefix: str) -> str:
-            return "so"
+        def generate_all(self, questions: Sequence[Question], prefix: str) -> list[str]:
+            return ["so"] * len(questions)
 
     questions = [
         Question(id="open", question="Why?", answer="so", split="test"),
@@ -217,7 +218,7 @@ def test_a_writing_student_is_evaluated_by_what_it_writes(tmp_path: Path) -> Non
     folder = write_tiny_t5_checkpoint(tmp_path / "t5")
     (evaluation,) = evaluate_splits(folder, dataset, ["test"], EvaluationOptions(generate=True)).values()
     texts = [
-        make_student(str(folder), texts=(), seed=0).generate(row.question, "predict: ")
+        make_student(str(folder), texts=(), seed=0).generate_all([row.question], "predict: ")[0]
         for row in dataset.split("test").rows
     ]
     assert [answer.written for answer in evaluation.predictions] == [text.strip() for text in texts]

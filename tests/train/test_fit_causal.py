@@ -47,7 +47,7 @@ def test_one_dataset_serves_every_objective_and_view(
     assert record["rows"]["tasks"] == tasks
     student = load_student(tmp_path / "out")
     assert student.kind == "causal"
-    assert isinstance(student.generate(small_questions()[0], RATIONALE_PREFIX), str)
+    assert isinstance(student.generate_all(small_questions()[:1], RATIONALE_PREFIX)[0], str)
 
 
 def test_tiny_llama_is_fitted_again_to_the_same_bytes(tmp_path: Path) -> None:
@@ -123,3 +123,21 @@ def test_a_causal_student_answers_a_file_of_open_and_choice_questions(checkpoint
     choice, open_ended = answer_file(tmp_path / "out", file, explain=True)
     assert choice["answer"] in ("red", "green")
     assert {"id", "answer", "rationale"} <= set(open_ended)
+
+
+@pytest.mark.parametrize("view", ["rationale-first", "answer-first"])
+def test_answer_and_rationale_come_as_one_text_from_a_student_fitted_so(
+    view: Any, checkpoint: str, tmp_path: Path
+) -> None:
+    data = read_dataset(write_panel(tmp_path / "data"))
+    fit(data, FitOptions(student=checkpoint, objective="tinyllm", view=view, **SHORT), tmp_path / "out")
+    file = tmp_path / "questions.jsonl"
+    file.write_text(
+        '{"id": "1", "question": "Which?", "choices": ["red", "green"]}\n{"id": "2", "question": "Why?"}\n',
+        encoding="utf-8",
+    )
+    choice, open_ended = answer_file(tmp_path / "out", file, view=view, teacher=data.teachers[0])
+    assert set(choice) == {"id", "answer", "answer_index", "rationale"}
+    assert set(open_ended) == {"id", "answer", "rationale"}
+    if view == "answer-first":
+        assert open_ended["answer"] == open_ended["rationale"].split("\n")[0]

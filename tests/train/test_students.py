@@ -79,6 +79,16 @@ def test_scores_do_not_depend_on_the_questions_scored_beside(
         assert student.choice_log_probs([question])[0] == pytest.approx(scores, abs=1e-4)
 
 
+def test_what_a_student_writes_does_not_depend_on_the_questions_beside(t5: Path) -> None:
+    student = Seq2SeqStudent.from_checkpoint(str(t5))
+    torch.manual_seed(0)
+    for parameter in student.model.parameters():  # as drawn at first, it writes the same whatever it reads
+        torch.nn.init.normal_(parameter, std=0.5)
+    together = student.generate_all(QUESTIONS, "explain: ", max_new_tokens=8)
+    assert together == [student.generate_all([one], "explain: ", max_new_tokens=8)[0] for one in QUESTIONS]
+    assert len(set(together)) > 1
+
+
 def test_an_input_too_long_keeps_its_prefix_and_its_choices(t5: Path) -> None:
     student = Seq2SeqStudent.from_checkpoint(str(t5))
     student.max_input = 60
@@ -196,7 +206,7 @@ def test_an_encoder_refuses_rationales_and_open_questions(bert: Path) -> None:
     refused: list[Callable[[], object]] = [
         lambda: student.encode(QUESTIONS[0], Target("rationale", "explain: ", "Red things."), task=0),
         lambda: student.encode(Question(id="1", question="Why?"), Target(LABEL, LABEL_PREFIX, "so"), task=0),
-        lambda: student.generate(QUESTIONS[0], "explain: "),
+        lambda: student.generate_all(QUESTIONS[:1], "explain: "),
     ]
     for call in refused:
         with pytest.raises(MethodError):
