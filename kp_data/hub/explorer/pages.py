@@ -17,7 +17,7 @@ from kp_data.hub.explorer.dataset import LISTED, Dataset, NotFound, NotReady, Pa
 from kp_data.hub.explorer.explorer import dataset_name, explorer_of, in_thread, path_value, reader_of
 from kp_data.hub.explorer.facts import card_facts, snippets
 from kp_data.hub.explorer.filters import FilterError
-from kp_data.hub.explorer.render import as_page, page, url
+from kp_data.hub.explorer.render import as_page, page, redirect, url
 from kp_data.hub.explorer.rowdiff import KINDS, PAGE, NotComparable, differences
 from kp_data.hub.explorer.story import find_question, neighbours, next_conflict, tell
 from kp_data.hub.words import shortened, word_diff
@@ -61,6 +61,9 @@ async def rows(request: Request) -> Response:
     """Rows of a part: filtered, sorted, searched, a page at a time."""
     dataset, part = await _dataset_and_part(request)
     explorer, asked = explorer_of(request), browse.settled(part, browse.Request.read(request.query_params))
+    if "" in request.query_params.values():
+        # A form sends its empty fields, too; an address to share names what was asked and nothing else.
+        return redirect(asked.url(dataset, part, page=asked.page))
     answer, error, waiting = None, None, False
     try:
         answer = await in_thread(browse.answer, explorer.rows, explorer.indexes, part, asked)

@@ -127,7 +127,8 @@ def url(*segments: str, **query: Any) -> str:
 
 def redirect(to: str) -> Response:
     """To another page of this server, after a form was sent."""
-    return RedirectResponse(to if to.startswith("/") and not to.startswith(("//", "/\\")) else "/", 303, HEADERS)
+    safe = to if to.startswith("/") and not to.startswith(("//", "/\\")) else "/"
+    return RedirectResponse(safe, 303, {**HEADERS, **caching(private=True)})
 
 
 async def static_file(request: Request) -> Response:

@@ -6,6 +6,7 @@ is checked where KP_AXE names axe-core's axe.min.js.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -159,7 +160,10 @@ def test_a_private_dataset_is_shown_after_signing_in_and_gone_after_signing_out(
         page.fill("#token", token)
         page.keyboard.press("Enter")
         page.wait_for_url("**/datasets/ada/secret")
-        assert "not public" in page.content() or "ada/secret" in page.locator("h1").inner_text()
+        assert page.locator("h1").inner_text() == "ada/secret"
+        with page.expect_download() as saved:
+            page.get_by_role("link", name="report.json").click()
+        assert json.loads(Path(saved.value.path()).read_text(encoding="utf-8"))["method"] == "best-single"
         assert token not in str(page.context.cookies())
         page.get_by_role("button", name="Sign out").click()
         page.goto(f"{url}/datasets/ada/secret")
