@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kp_data.errors import ConfigError, MethodError
+from kp_data.errors import MethodError
 from kp_data.purify.verifier_input import Claim
 from kp_train.assistant.judges import (
     CROSS_JSON,
@@ -25,7 +25,7 @@ from kp_train.assistant.judges import (
     load_assistant,
 )
 from kp_train.assistant.lessons import Classroom
-from kp_train.assistant.options import GOLD, NO_ASSISTANT, VERIFIER, AssistantOptions
+from kp_train.assistant.options import GOLD, NO_ASSISTANT, VERIFIER, AssistantOptions, is_model
 from kp_train.assistant.records import ASSISTANT
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def hire(
         seed: of training.
 
     Raises:
-        ConfigError: the option means nothing.
+        DataError: a folder holds neither a verifier nor a checkpoint.
         MethodError: it needs gold answers that are not there.
     """
     name = options.assistant
@@ -68,13 +68,7 @@ def hire(
         return GoldAssistant({**classroom.gold, **{one.id: str(one.answer) for one in classroom.validation}})
     if name == VERIFIER:
         return _verifier(options, classroom, claims, right_N, folder=folder / ASSISTANT, seed=seed)
-    if Path(name).is_dir():
-        return load_assistant(Path(name))
-    if "=" in name or name.startswith("practice/"):
-        return _asked(name, folder, config, stack)
-    raise ConfigError(
-        f"{name!r} is none of {VERIFIER}, {GOLD}, {NO_ASSISTANT}, a folder, and NAME=MODEL", place="--assistant"
-    )
+    return _asked(name, folder, config, stack) if is_model(name) else load_assistant(Path(name))
 
 
 def _verifier(

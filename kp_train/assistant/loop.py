@@ -76,6 +76,8 @@ if TYPE_CHECKING:
 
 REPORT: Final = "report.json"
 OBJECTIVE: Final = "teaching-assistant"
+LEAST_TO_ROUTE: Final = 12
+"""Questions below which answers side by side say nothing about who knows what."""
 Say = Callable[[str], None]
 Showing = Callable[[], AbstractContextManager[Callable[["Progress"], None]]]
 """Opens what shows the progress of training."""
@@ -313,8 +315,10 @@ class _Run:
 
     @property
     def _side_by_side(self) -> bool:
+        """Whether the warm-up asks all teachers the same questions, so that a router can be fitted on them."""
         several = len(self.source.teachers) > 1 and self.options.router is None and self.options.rounds > 0
-        return several and bool(self.classroom.gold)
+        enough = self._calls(0) >= LEAST_TO_ROUTE * len(self.source.teachers)
+        return several and enough and bool(self.classroom.gold)
 
     @property
     def _earlier(self) -> list[tuple[Signal, ...]]:

@@ -63,6 +63,7 @@ class AssistantOptions:
         Raises: ConfigError, names the option.
         """
         strategy_named(self.ask_first)
+        self._check_assistant()
         self.thresholds.check()
         for name, least in (("call_budget", 1), ("rounds", 0), ("samples", 1), ("epochs", 1)):
             if getattr(self, name) < least:
@@ -75,3 +76,16 @@ class AssistantOptions:
             raise ConfigError(f"{self.recall} is not above 0 up to 1", place="--keep-recall")
         if self.rounds == 0 and self.warm_up < 1:
             raise ConfigError("0 rounds after the warm-up leave calls unspent; give --warm-up 1 too", place="--rounds")
+
+    def _check_assistant(self) -> None:
+        known = (VERIFIER, GOLD, NO_ASSISTANT)
+        if self.assistant in known or is_model(self.assistant) or Path(self.assistant).is_dir():
+            return
+        raise ConfigError(
+            f"{self.assistant!r} is none of {', '.join(known)}, a folder, and NAME=MODEL", place="--assistant"
+        )
+
+
+def is_model(assistant: str) -> bool:
+    """Whether an assistant is named as `--teacher` names a model."""
+    return "=" in assistant or assistant.startswith("practice/")

@@ -38,7 +38,7 @@ Array = np.ndarray[Any, Any]
 
 SEEDS: Final = "20,21,22,23,24"
 """Worlds that nothing was chosen by; sizes and steps were chosen on world 10."""
-QUESTIONS, SUBJECTS, CALLS, STEPS = 800, ("animals", "law"), 300, 200
+QUESTIONS, SUBJECTS, CALLS, STEPS = 400, ("animals",), 150, 120
 JUDGE: Final = "judge=practice/judge-20"
 PRICE: Final = Price(input=1.0, output=4.0)
 """US dollars a million tokens, made up, so that there is something to count."""
@@ -136,7 +136,10 @@ def make_cell(out: Path, arm: Arm, seed: int) -> dict[str, Any]:
     if result.is_file():
         return dict(read_json(result))
     start = time.process_time()
-    dataset, fitting = world(seed), FitOptions("tiny-t5", "teaching-assistant", steps=STEPS, eval_steps=100, seed=seed)
+    dataset, fitting = (
+        world(seed),
+        FitOptions("tiny-t5", "teaching-assistant", steps=STEPS, eval_steps=STEPS // 2, log_to=(), seed=seed),
+    )
     fitting = replace(fitting, labels="purified")
     pool = Classroom.of(dataset, split="train", validation_split="validation").pool
     teacher = Teacher(name="teacher", model=f"practice/erring-{arm.percent}", price=PRICE)
