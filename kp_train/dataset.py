@@ -8,9 +8,11 @@ A panel folder holds `questions.parquet` and, unless it is gold alone, `response
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +21,7 @@ from kp_data.errors import DataError
 from kp_data.panel import NONE, Panel
 from kp_data.schema import EVERY_RATIONALE, Question
 from kp_data.tables import check_questions, check_responses, questions_of, read_table
+from kp_train.provenance import Provenance, read_provenance
 from kp_train.views import Row
 
 HELD_OUT_SHARE = 0.15
@@ -35,6 +38,7 @@ class Dataset:
         teachers: whose rationales the rows hold.
         conclusions: teacher to the choice that it concludes, by question id; for agreement.
         hashes: file name to the SHA-256 of its bytes.
+        provenance: what is known of it beside its rows.
     """
 
     place: str
@@ -42,6 +46,16 @@ class Dataset:
     teachers: tuple[str, ...] = ()
     conclusions: dict[str, dict[str, int]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
+
+    @property
+    def digest(self) -> str:
+        """One SHA-256 over the names and hashes of its files."""
+        return hashlib.sha256(json.dumps(self.hashes, sort_keys=True).encode()).hexdigest()
+
+    def as_record(self) -> dict[str, Any]:
+        """What the record of a run keeps of it."""
+        return {**self.provenance.as_dict(), "sha256": self.digest, "files": dict(self.hashes)}
 
     def split(self, name: str) -> Dataset:
         """The rows of one split.
@@ -77,7 +91,9 @@ class Dataset:
 def gold_dataset(questions: Sequence[Question], place: str) -> Dataset:
     """Questions with gold answers and no rationales."""
     digest = hashlib.sha256(repr(list(questions)).encode()).hexdigest()
-    return Dataset(place, tuple(Row(question) for question in questions), hashes={"questions": digest})
+    known = Provenance(place, "practice" if place.startswith("practice:") else "memory")
+    rows = tuple(Row(question) for question in questions)
+    return Dataset(place, rows, hashes={"questions": digest}, provenance=known)
 
 
 def read_dataset(folder: Path, *, teachers: Sequence[str] | None = None) -> Dataset:
@@ -112,7 +128,9 @@ def _if_file(path: Path) -> list[Path]:
 def _read_panel(folder: Path, teachers: Sequence[str] | None) -> Dataset:
     paths = [folder / "questions.parquet", *_if_file(folder / "responses.parquet")]
     questions = questions_of(check_questions(read_table(paths[0]), paths[0]))
-    dataset = Dataset(str(folder), tuple(Row(question) for question in questions), hashes=hash_files(folder, paths))
+    rows = tuple(Row(question) for question in questions)
+    known = read_provenance(folder)
+    dataset = Dataset(str(folder), rows, hashes=hash_files(folder, paths), provenance=known)
     return _with_teachers(dataset, paths[1:], teachers)
 
 
@@ -123,7 +141,8 @@ def _read_purified(folder: Path, parts: list[Path], panel: list[Path], teachers:
             raise DataError(f"column '{name}' is missing; this is no purified dataset", place=parts[0])
         if table.schema.field(name).type not in (pa.string(), pa.large_string(), pa.null()):
             raise DataError(f"column '{name}' holds no texts", place=parts[0])
-    dataset = Dataset(str(folder), _purified_rows(table, parts[0]), hashes=hash_files(folder, [*parts, *panel]))
+    rows, known = _purified_rows(table, parts[0]), read_provenance(folder)
+    dataset = Dataset(str(folder), rows, hashes=hash_files(folder, [*parts, *panel]), provenance=known)
     if "method" in table.column_names and set(table["method"].to_pylist()) == {EVERY_RATIONALE}:
         dataset = _regroup(dataset, table["teacher"].to_pylist())
     return _with_teachers(dataset, panel, teachers)
@@ -186,6 +205,7 @@ def _with_teachers(dataset: Dataset, paths: Sequence[Path], teachers: Sequence[s
     responses = responses.filter(ours)
     if responses.num_rows == 0:
         return _choose(dataset, teachers)
+    dataset = replace(dataset, provenance=dataset.provenance.with_models(_models(responses)))
     panel = Panel.of_tables(questions, responses, teachers=teachers, place=dataset.place)
     rows = tuple(
         replace(row, rationales={name: text for name, text in zip(panel.teachers, texts, strict=True) if text})
@@ -200,6 +220,12 @@ def _with_teachers(dataset: Dataset, paths: Sequence[Path], teachers: Sequence[s
         for column, name in enumerate(panel.teachers)
     }
     return replace(dataset, rows=rows, teachers=panel.teachers, conclusions=conclusions)
+
+
+def _models(responses: pa.Table) -> list[tuple[str, str]]:
+    """Teacher and model, as the responses name them."""
+    pairs = responses.select(["teacher", "model"]).group_by(["teacher", "model"]).aggregate([]).to_pylist()
+    return [(pair["teacher"], pair["model"]) for pair in pairs if pair["model"]]
 
 
 def _choose(dataset: Dataset, teachers: Sequence[str] | None) -> Dataset:

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 from kp_data.errors import ConfigError, DataError, MethodError
 from kp_data.schema import Question
 from kp_train.batches import Item
+from kp_train.card_facts import base_of
 from kp_train.dataset import Dataset, hash_files
 from kp_train.encoding import Assignment, encode_rows
 from kp_train.fit_options import FitOptions
+from kp_train.model_card import write_card
 from kp_train.objectives import Objective, Weights, objective_named, weigh_by_score
 from kp_train.quiet import quiet_transformers
 from kp_train.ranks import ranks_of_environment
 from kp_train.run_folder import RUN_FILE, RunFolder
+from kp_train.student_folder import CARD_FILE, EVALUATIONS_FILE
 from kp_train.students import (
     Recipe,
     Student,
@@ -124,9 +127,12 @@ def _run(
         result = _train(folder, student, items, validation, schedule, tasks=tasks, report=report, say=say)
         if not ranks.first:
             return ranks.told({})
+        saving = folder.prepare_saving()
         with quiet_transformers():
-            save_student(student, folder.prepare_saving(), lora=options.lora)
-        return ranks.told(folder.finish(_record(folder, dataset, student, schedule, result, rows)))
+            save_student(student, saving, lora=options.lora)
+        record = _record(folder, dataset, student, schedule, result, rows) | {"base": base_of(options.student)}
+        write_card(saving, {**record, "identity": folder.identity}, existing=folder.path / CARD_FILE)
+        return ranks.told(folder.finish(record))
 
 
 def _finished(folder: RunFolder, say: Callable[[str], None]) -> dict[str, Any] | None:
@@ -186,9 +192,10 @@ def _identity(dataset: Dataset, options: FitOptions) -> dict[str, Any]:
 
 
 def _hash_checkpoint(folder: Path) -> dict[str, str]:
-    """Hashes of what a checkpoint may be loaded from; hidden files and the record of a run are no part of it."""
+    """Hashes of what a checkpoint may be loaded from; hidden files, its card and figures are no part of it."""
     files = (path for path in sorted(folder.iterdir()) if path.is_file())
-    return hash_files(folder, [path for path in files if path.name[0] != "." and path.name != RUN_FILE])
+    records = (RUN_FILE, CARD_FILE, EVALUATIONS_FILE)
+    return hash_files(folder, [path for path in files if path.name[0] != "." and path.name not in records])
 
 
 def _split(dataset: Dataset, options: FitOptions) -> tuple[Dataset, list[Question], str]:
@@ -281,6 +288,7 @@ def _record(
         "parameters": student.model.num_parameters(),
         "rows": rows,
         "schedule": asdict(schedule),
+        "dataset": dataset.as_record(),
         "dataset_path": dataset.place,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "curve": list(result.curve),

@@ -135,7 +135,8 @@ class RunFolder:
         return whole
 
     def _write(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        whole = {**record, "identity": self.identity}
+        # As it will be read back: a tuple is a list there.
+        whole: dict[str, Any] = json.loads(json.dumps({**record, "identity": self.identity}))
         write_json(whole, self.path / RUN_FILE)
         return whole
 

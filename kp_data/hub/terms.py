@@ -33,6 +33,11 @@ class Terms:
     url: str | None
     training: str
 
+    @property
+    def is_free(self) -> bool:
+        """Whether they are known, and say nothing against training other models."""
+        return self.training == _FREE
+
 
 UNKNOWN: Final = Terms("unknown", None, "unknown")
 

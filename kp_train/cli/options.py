@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +40,11 @@ def open_dataset(source: str, *, teachers: tuple[str, ...] | None = None) -> Dat
         return gold_dataset(parse_practice_source(source).questions(), source)
     if Path(source).exists() or not _HUB_NAME.match(source):
         return read_dataset(Path(source), teachers=teachers)
-    return read_dataset(_fetch(source), teachers=teachers)
+    folder = _fetch(source)
+    dataset = read_dataset(folder, teachers=teachers)
+    # The client keeps a fetched dataset in a folder named by its commit.
+    known = dataset.provenance.on_hub(source.partition("@")[0], folder.name)
+    return replace(dataset, provenance=known)
 
 
 def _fetch(name: str) -> Path:
