@@ -43,8 +43,8 @@ PALM, NEOX, FLAN, LLAMA = "palm-540b", "gpt-neox-20b", "flan-t5-xl", "llama-2-7b
 RELATIONS: Final = ("entailment", "neutral", "contradiction")
 """What the labels 0, 1 and 2 of inference datasets mean; -1 is none."""
 _LLAMA: Final = "llama rationale: "
-_NEXT: Final = re.compile(r"\n\s*(?:Q|Question|Premise)\s*:|^\s*(?:Q|Premise)\s*:", re.MULTILINE)
-_ANCHOR: Final = re.compile(r"(?:Thus,|So|Therefore,)?\s*(?:the|The) answer is\b:?|^\s*Answer:", re.MULTILINE)
+_NEXT: Final = re.compile(r"\b(?:Q|Premise):|\n\s*Question\s*:")
+_ANCHOR: Final = re.compile(r"(?:Thus,|So|Therefore,)?\s*\b[Tt]he answer is\b:?|\bAnswer:")
 _LETTERED: Final = re.compile(r"\(([A-Za-z])\)")
 _EQUATION: Final = re.compile(r"\(.*\)")
 _BATCH: Final = re.compile(r"^(?P<split>train|valid|test)_CoT_(?P<number>\d+)\.json$")
@@ -196,7 +196,8 @@ def _relation(label: Any) -> str | None:
 
 
 def _response(question: Question, teacher: str, text: str, mode: Mode) -> Response:
-    own = text[: cut.start()] if (cut := _NEXT.search(text)) else text
+    # Llama 2 was let write on; FLAN-T5, PaLM and GPT-NeoX were shown where an answer ends.
+    own = text if teacher == LLAMA else _NEXT.split(text, maxsplit=1)[0]
     anchor = None if teacher == LLAMA else _last(_ANCHOR, own)
     index, answer = (None, None) if anchor is None else _stated(own[anchor.end() :], question)
     if anchor is not None and (index is not None or answer is not None):

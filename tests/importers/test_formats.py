@@ -117,17 +117,27 @@ def test_step_by_step_reads_choices_relations_and_equations(tmp_path: Path) -> N
         root / "anli1" / "llm" / "train_CoT_0.json",
         ["Rain is wet. So the answer is entailment.\nPremise: A cat sat.\nSo the answer is neutral."],
     )
+    write_lines(root / "esnli" / "esnli_valid.json", [{**nli, "label": 1}, {**nli, "label": -1}])
+    write_lines(root / "esnli" / "esnli_test.json", [{**nli, "label": 7}])
+    write_array(
+        root / "esnli" / "llm" / "valid_CoT_0.json",
+        ["Rain is wet. Answer: entailment Premise: A cat sat. Answer: neutral", "Nothing is said"],
+    )
     write_lines(root / "svamp" / "svamp_train.json", [{"input": "8 less 3?", "label": "( 8.0 - 3.0 )"}])
     write_array(root / "svamp" / "llm" / "train_CoT_0.json", ["Take away. The answer is ( 8.0 - 3.0 ).\nQ: x"])
-    names = ("cqa", "anli1", "svamp")
+    names = ("cqa", "anli1", "svamp", "esnli")
     report = import_panel("step-by-step", [root / name for name in names], tmp_path / "panel")
     assert [(row["teacher"], row["answer"], row["correct"]) for row in responses_of(report)] == [
         ("palm-540b", "cold", True),
         ("gpt-neox-20b", "hot", False),
         ("palm-540b", "entailment", True),
         ("palm-540b", "( 8.0 - 3.0 )", True),
+        ("palm-540b", "entailment", False),
+        ("palm-540b", None, None),
     ]
-    assert [row["rationale"] for row in responses_of(report)][::2] == ["Ice is frozen.", "Rain is wet."]
+    assert [row["rationale"] for row in responses_of(report)][::2] == ["Ice is frozen.", "Rain is wet.", "Rain is wet."]
+    assert report.left_out["field 'label' is none of 0, 1, 2 and -1"].count == 1
+    assert report.questions == {"train": 3, "validation": 2}
     assert {row["mode"] for row in responses_of(report)} == {"blind"}
 
 
