@@ -35,6 +35,8 @@ _KINDS: Final = {
     "causal": "a causal language model",
     "encoder": "an encoder with a head",
 }
+_SEEN: Final = "learned from or selected on: overstates"
+_MAYBE_SEEN: Final = "of other files; whether these questions were learned from is not known"
 _MOST_ROWS: Final = 40
 """Subjects or teachers a table shows; the rest stand in evaluations.json."""
 
@@ -51,7 +53,8 @@ class Measured:
         n: questions.
         skipped: questions of the split that could not be counted.
         dataset_name, dataset_version: what was asked; None: unknown.
-        held_out: whether nothing was learned from these rows or selected on them.
+        held_out: whether the split is another than those that were learned from and selected on.
+        note: what a reader must know before believing it.
         subjects: subject, accuracy, questions.
         agreement: teacher, share of its conclusions that the student shares, questions.
         ece: expected calibration error.
@@ -67,6 +70,7 @@ class Measured:
     dataset_name: str | None
     dataset_version: str | None
     held_out: bool
+    note: str = ""
     subjects: tuple[tuple[str, float | None, int | None], ...] = ()
     agreement: tuple[tuple[str, float | None, int | None], ...] = ()
     ece: float | None = None
@@ -310,7 +314,8 @@ def _measured(
             skipped=whole_of(entry.get("skipped")) or 0,
             dataset_name=text_of(source.get("name")),
             dataset_version=text_of(source.get("version")),
-            held_out=not (source.get("sha256") == dataset.get("sha256") and split in used),
+            held_out=split not in used,
+            note="" if split not in used else _SEEN if source.get("sha256") == dataset.get("sha256") else _MAYBE_SEEN,
             subjects=_figures(entry.get("per_subject"), "accuracy"),
             agreement=_figures(entry.get("fidelity"), "agreement"),
             ece=number_of(mapping_of(entry.get("calibration")).get("ece")),

@@ -95,7 +95,7 @@ def render_card(
         DataError: the front matter of `existing` is not a YAML mapping.
     """
     old_front, body = split_card(existing)
-    title = name.split("/")[-1] if name else f"{facts.student}, {facts.objective}"
+    title = name.split("/")[-1] if name else _title(facts)
     front = _merged(old_front, _our_front(facts, title), settings or CardSettings())
     section = card_template("model_card.md.j2").render(
         facts=facts,
@@ -104,8 +104,17 @@ def render_card(
         license=front.get("license_name") or front.get("license"),
         terms_as_of=AS_OF,
     )
-    heading = f"# {escape(title)}\n\n" if existing is None else ""
+    heading = "" if body.strip() else f"# {escape(title)}\n\n"
     return f"---\n{dump_front(front)}---\n{with_section(heading + body, section)}"
+
+
+def heading_of(facts: StudentFacts) -> str:
+    """The heading of a folder's card, as it is written where there is none."""
+    return f"# {escape(_title(facts))}"
+
+
+def _title(facts: StudentFacts) -> str:
+    return f"{facts.student}, {facts.objective}"
 
 
 def _our_front(facts: StudentFacts, title: str) -> dict[str, Any]:

@@ -3,6 +3,6 @@
 # isort: off
 # Commands stand in the help in the order in which their modules are loaded.
 from kp_train.cli.app import app, main
-from kp_train.cli import fit, sweep, use, look
+from kp_train.cli import fit, sweep, use, publish, look
 
-__all__ = ["app", "fit", "look", "main", "sweep", "use"]
+__all__ = ["app", "fit", "look", "main", "publish", "sweep", "use"]

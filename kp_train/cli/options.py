@@ -47,6 +47,19 @@ def open_dataset(source: str, *, teachers: tuple[str, ...] | None = None) -> Dat
     return replace(dataset, provenance=known)
 
 
+def open_student(source: str) -> tuple[Path, bool]:
+    """The folder of a student, and whether it was fetched from a hub, where it is read and never written."""
+    if Path(source).exists() or not _HUB_NAME.match(source):
+        return Path(source), False
+    from kp_train.publish import fetch_student
+
+    say(f"no folder {source} here; fetching it from the hub")
+    try:
+        return fetch_student(source), True
+    except HubError as error:
+        raise HubError(f"no such folder, and as the name of a model on a hub: {error}", place=source) from error
+
+
 def _fetch(name: str) -> Path:
     try:
         from kp_data.hub.publish import fetch

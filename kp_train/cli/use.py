@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,17 +11,24 @@ import typer
 from kp_data.console import out_json, say, set_quiet
 from kp_data.errors import ConfigError
 from kp_train.cli.app import USE, app
-from kp_train.cli.options import Json, Quiet, Seed, Source, open_dataset
+from kp_train.cli.options import Json, Quiet, Seed, Source, open_dataset, open_student
 
 if TYPE_CHECKING:
     from kp_train.evaluate import Evaluation
 
-StudentDir = Annotated[Path, typer.Argument(metavar="STUDENT", help="Folder of a fitted student.", show_default=False)]
+StudentName = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDENT",
+        help="Folder of a fitted student, or hub name namespace/name[@version].",
+        show_default=False,
+    ),
+]
 
 
 @app.command(rich_help_panel=USE)
 def evaluate(
-    student: StudentDir,
+    student: StudentName,
     dataset: Source,
     split: Annotated[str, typer.Option(help="Questions to answer; several as test,ood.")] = "test",
     score: Annotated[
@@ -42,7 +50,7 @@ def evaluate(
         typer.Option(help="With --generate: ask for rationale-first or answer-first, as the student was fitted."),
     ] = None,
     against: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="STUDENT", help="Another student: the difference, paired question by question."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write every prediction to this .jsonl file.")] = None,
@@ -52,6 +60,8 @@ def evaluate(
 ) -> None:
     """Accuracy with a 95 % interval, per subject, calibration, and agreement with each teacher."""
     from kp_train.evaluate import EvaluationOptions, evaluate_splits, write_predictions
+    from kp_train.evaluations import keep_evaluations
+    from kp_train.student_folder import EVALUATIONS_FILE
 
     set_quiet(quiet)
     if not (names := [name.strip() for name in split.split(",") if name.strip()]):
@@ -60,7 +70,14 @@ def evaluate(
         score="token" if per_token else score, every_score=all_scores, generate=generate, view=view, seed=seed
     )
     options.check()
-    evaluations = evaluate_splits(student, open_dataset(dataset), names, options, against=against)
+    folder, fetched = open_student(student)
+    other = None if against is None else open_student(against)[0]
+    asked = open_dataset(dataset)
+    evaluations = evaluate_splits(folder, asked, names, options, against=other)
+    if against is not None:
+        evaluations = {name: _beside(evaluation, against) for name, evaluation in evaluations.items()}
+    if not fetched and keep_evaluations(folder, evaluations, asked, options, say=say):
+        say(f"kept in {folder / EVALUATIONS_FILE}, and in its README.md")
     if out is not None:
         write_predictions([each for evaluation in evaluations.values() for each in evaluation.predictions], out)
     if json_:
@@ -73,7 +90,7 @@ def evaluate(
 
 @app.command(rich_help_panel=USE)
 def predict(
-    student: StudentDir,
+    student: StudentName,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Questions: .parquet, .jsonl or .csv.")],
     explain: Annotated[bool, typer.Option("--explain", help="Also write a rationale for each answer.")] = False,
     teacher: Annotated[
@@ -93,8 +110,14 @@ def predict(
     if view not in (None, *VIEWS):
         raise ConfigError(f"{view!r} is none of {', '.join(VIEWS)}", place="--view")
     explain = explain or teacher is not None
-    for answer in answer_file(student, file, explain=explain, teacher=teacher, view=view):
+    for answer in answer_file(open_student(student)[0], file, explain=explain, teacher=teacher, view=view):
         out_json(answer)
+
+
+def _beside(evaluation: Evaluation, other: str) -> Evaluation:
+    """The comparison under the other student's name as it was given, not where a client keeps it."""
+    compared = evaluation.compared
+    return evaluation if compared is None else replace(evaluation, compared=replace(compared, other=other))
 
 
 def _print_evaluation(evaluation: Evaluation) -> None:
