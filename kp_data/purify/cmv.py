@@ -43,8 +43,8 @@ def conflict_mitigation_value(
 
     The baseline distills every rationale of the same first n teachers (TinyLLM). n = 1 counts for nothing and is left
     out where it is given: one rationale purified is that rationale. The bootstrap draws questions and seeds, the same
-    for method and baseline and for every n. Few seeds are too few to tell how much seeds matter: with S of them the
-    interval is too narrow by up to a factor of sqrt((S - 1) / S) in that part, and blind to it with one.
+    for method and baseline and for every n. Of S seeds it draws S - 1: as many as there are would make the part of the
+    variance that is due to seeds too small by (S - 1) / S. With one seed it knows nothing of them.
 
     Args:
         method: results of the students trained on purified rationales.
@@ -55,7 +55,8 @@ def conflict_mitigation_value(
 
     Raises: DataError, when only n = 1 is given, an n between 2 and N is missing, or the shapes do not pair.
     Source: Knowledge Purification, arXiv:2602.01064; reconstructed, because the definition leaves room: this one fits
-        the signs and the growth with n of its published values, and `relative` cannot be excluded by them.
+        the signs and the growth with n of its published values, and `relative` cannot be excluded by them. Drawing one
+        unit less: the rescaling bootstrap (Rao and Wu 1988).
 
     >>> right, wrong = np.ones((1, 4)), np.zeros((1, 4))
     >>> half = np.array([[1.0, 0, 1, 0]])
@@ -128,7 +129,7 @@ def _draws(pairs: Mapping[int, Sequence[Array]], *, relative: bool, seed: int, n
     shapes = [pair.shape for pair in next(iter(pairs.values()))]
     draws_B = np.empty(num_draws)
     for draw in range(num_draws):
-        drawn = [(_weights(random, shape[1]), _weights(random, shape[2])) for shape in shapes]
+        drawn = [(_weights(random, shape[1], max(1, shape[1] - 1)), _weights(random, shape[2])) for shape in shapes]
         draws_B[draw] = np.mean(
             [
                 _delta((seeds @ pair @ questions)[:, None, None], relative)
@@ -139,6 +140,7 @@ def _draws(pairs: Mapping[int, Sequence[Array]], *, relative: bool, seed: int, n
     return draws_B
 
 
-def _weights(random: np.random.Generator, num: int) -> Array:
-    """(num,) float, how often each of `num` things is drawn, over `num`: sums to 1."""
-    return np.asarray(np.bincount(random.integers(0, num, num), minlength=num) / num)
+def _weights(random: np.random.Generator, num: int, draws: int | None = None) -> Array:
+    """(num,) float, the share of the draws (default: `num`) that each of `num` things has: sums to 1."""
+    draws = num if draws is None else draws
+    return np.asarray(np.bincount(random.integers(0, num, draws), minlength=num) / draws)

@@ -178,6 +178,8 @@ class Hardware(_Section):
 
     name: str
     flops_per_s: Annotated[float, Field(gt=0)]
+    step_s: Annotated[float, Field(ge=0)] = 0.0
+    """The least time of a step: what small models are bound by."""
     usd_per_hour: Annotated[float, Field(ge=0)] | None = None
 
 

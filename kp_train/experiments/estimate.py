@@ -15,7 +15,7 @@ from typing import Any, Final
 from kp_data.errors import ConfigError, KpError
 from kp_data.schema import Question
 from kp_data.tables import questions_of, read_questions
-from kp_train.experiments.config import ALL, INFERENCE, UNTAUGHT, Data, Expected, StudentSpec
+from kp_train.experiments.config import ALL, INFERENCE, UNTAUGHT, Data, Expected, Hardware, StudentSpec
 from kp_train.experiments.panels import SPLITS, TEST, TRAIN, VALIDATION, in_splits
 from kp_train.experiments.plan import Cell, Plan
 from kp_train.experiments.work import is_done
@@ -24,6 +24,8 @@ TOKENS_PER_WORD: Final = 1.35
 """Tokens of a word of English, about; only for data whose student's tokenizer is not at hand."""
 RATIONALE_TOKENS: Final = 45
 """Of a rationale where nothing is known of it."""
+PRACTICE_TOKENS, ANSWER_TOKENS = 60.0, 5
+"""Of a question of the practice world with its choices, and of an answer."""
 DEFAULT_BATCH: Final = 16
 MADE_HERE: Final = {"tiny-t5": 640_000, "tiny-llama": 640_000, "minilm": 22_700_000}
 
@@ -60,6 +62,7 @@ class Estimate:
     Attributes:
         name: of the sweep.
         lines: by method and student.
+        panels, purified: tasks that come first.
         calls: of teachers, in domain and out of domain.
         prompt_tokens, completion_tokens: of those calls, about.
         calls_saved: calls that routers make needless out of domain.
@@ -69,6 +72,8 @@ class Estimate:
 
     name: str
     lines: tuple[Line, ...]
+    panels: int
+    purified: int
     calls: int
     prompt_tokens: int
     completion_tokens: int
@@ -93,8 +98,9 @@ class Estimate:
 
     def sentences(self) -> Iterator[str]:
         """The rest, for people."""
-        students, left = sum(line.students for line in self.lines), sum(line.left for line in self.lines)
-        yield f"{students} students, {left} left to train; {self.flops:.2e} FLOPs in all"
+        trained, left = sum(line.students for line in self.lines), sum(line.left for line in self.lines)
+        yield f"{trained} models to train, {left} of them left; {self.flops:.2e} FLOPs in all"
+        yield f"before that, {self.panels} panels to ask for or read, and {self.purified} times to purify"
         yield (
             f"about {self.calls:,} calls of teachers, {self.prompt_tokens:,} tokens read and "
             f"{self.completion_tokens:,} written; routers save {self.calls_saved:,} calls out of domain"
@@ -136,18 +142,19 @@ def estimate_sweep(plan: Plan, root: Path, *, home: Path) -> Estimate:
         assert task.cell is not None
         key = task.cell.domain, task.cell.method, task.cell.student
         groups.setdefault(key, []).append((task.cell, is_done(root, task)))
-    lines = tuple(_line(plan, key, cells, sizes) for key, cells in groups.items())
+    lines = (*_teachers(plan, root), *(_line(plan, key, cells, sizes) for key, cells in groups.items()))
     calls, saved, read, written = _calls(plan, sizes)
     hardware = sweep.hardware
     hours = sum(line.hours or 0 for line in lines)
     usd = hours * hardware.usd_per_hour if hardware and hardware.usd_per_hour is not None else None
-    return Estimate(sweep.name, lines, calls, read, written, saved, hardware.name if hardware else None, usd)
+    panels, purified = (sum(task.kind == kind for task in plan.tasks) for kind in ("ask", "purify"))
+    name = hardware.name if hardware else None
+    return Estimate(sweep.name, lines, panels, purified, calls, read, written, saved, name, usd)
 
 
 def _line(plan: Plan, key: tuple[str, str, str], cells: Sequence[tuple[Cell, bool]], sizes: dict[str, Sizes]) -> Line:
     took = [(_cost(plan, cell, sizes[cell.dataset]), done) for cell, done in cells]
     left_flops = sum(flops for (_, _, flops), done in took if not done)
-    hardware = plan.sweep.hardware
     domain, method, student = key
     return Line(
         f"{method}, {student}" + (", out of domain" if domain == "out" else ""),
@@ -157,8 +164,32 @@ def _line(plan: Plan, key: tuple[str, str, str], cells: Sequence[tuple[Cell, boo
         sum(tokens for (_, tokens, _), _ in took) / len(took),
         sum(flops for (_, _, flops), _ in took),
         left_flops,
-        None if hardware is None else left_flops / hardware.flops_per_s / 3600,
+        _hours(plan.sweep.hardware, left_flops, sum(steps for (steps, _, _), done in took if not done)),
     )
+
+
+def _hours(hardware: Hardware | None, flops: float, steps: int) -> float | None:
+    """Time to compute, or that of so many steps where it is longer."""
+    if hardware is None:
+        return None
+    return max(flops / hardware.flops_per_s, steps * hardware.step_s) / 3600
+
+
+def _teachers(plan: Plan, root: Path) -> Iterator[Line]:
+    """Teachers that are trained here first."""
+    for task in plan.tasks:
+        if task.kind != "teach":
+            continue
+        lessons = next(one.taught for one in plan.sweep.teachers if one.name == task.facts["teacher"])
+        assert lessons is not None
+        spec, done = plan.sweep.student(lessons.student), is_done(root, task)
+        # Label, and rationale with the answer after it; questions of the practice world are short.
+        read, written = 2 * PRACTICE_TOKENS, float(RATIONALE_TOKENS + 2 * ANSWER_TOKENS)
+        visits = lessons.steps * (spec.batch or DEFAULT_BATCH)
+        flops = visits * flops_per_row(spec, read, written)
+        left = 0.0 if done else flops
+        hours = _hours(plan.sweep.hardware, left, 0 if done else lessons.steps)
+        yield Line(task.words, 1, int(not done), lessons.steps, visits * (read + written), flops, left, hours)
 
 
 def _cost(plan: Plan, cell: Cell, sizes: Sizes) -> tuple[int, float, float]:
