@@ -23,10 +23,12 @@ from kp_train.assistant.judges import (
     bare_claims,
     fit_verifier_assistant,
     load_assistant,
+    without_gold,
 )
 from kp_train.assistant.lessons import Classroom
-from kp_train.assistant.options import GOLD, NO_ASSISTANT, VERIFIER, AssistantOptions, is_model
+from kp_train.assistant.options import GOLD, NO_ASSISTANT, SURFACE, VERIFIER, AssistantOptions, is_model
 from kp_train.assistant.records import ASSISTANT
+from kp_train.assistant.surface import SurfaceAssistant
 
 if TYPE_CHECKING:
     from kp_data.config import Config
@@ -66,6 +68,8 @@ def hire(
         return TrustingAssistant()
     if name == GOLD:
         return GoldAssistant({**classroom.gold, **{one.id: str(one.answer) for one in classroom.validation}})
+    if name == SURFACE:
+        return SurfaceAssistant.fit([without_gold(claim) for claim in claims], right_N)
     if name == VERIFIER:
         return _verifier(options, classroom, claims, right_N, folder=folder / ASSISTANT, seed=seed)
     return _asked(name, folder, config, stack) if is_model(name) else load_assistant(Path(name))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -271,6 +271,11 @@ def bare_claims(questions: Sequence[Question]) -> tuple[list[Claim], Array]:
     claims = [Claim(question, "", choice) for question in several.values() for choice in question.choices]
     right = [claim.answer == claim.question.choices[claim.question.answer_index or 0] for claim in claims]
     return claims, np.array(right, dtype=bool)
+
+
+def without_gold(claim: Claim) -> Claim:
+    """As an assistant may see it, whoever it is."""
+    return replace(claim, question=replace(claim.question, answer=None, answer_index=None))
 
 
 def load_assistant(folder: Path) -> Assistant:

@@ -32,7 +32,7 @@ from kp_data.purify.verifier_input import Claim
 from kp_data.tables import read_json, write_json
 from kp_train.assistant.figures import stage_figures
 from kp_train.assistant.hiring import hire
-from kp_train.assistant.judges import AskedAssistant, Assistant
+from kp_train.assistant.judges import AskedAssistant, Assistant, without_gold
 from kp_train.assistant.lessons import Classroom, kept_rows, lessons_of
 from kp_train.assistant.options import GOLD, AssistantOptions
 from kp_train.assistant.records import (
@@ -58,7 +58,6 @@ from kp_train.assistant.staging import (
     plan_warm_up,
     requests_of,
     with_answers,
-    without_gold,
     write_plan,
 )
 from kp_train.assistant.teachers import Answered, TeacherSource

@@ -13,10 +13,12 @@ from kp_train.assistant.signals import Thresholds
 from kp_train.assistant.strategies import strategy_named
 
 VERIFIER: Final = "verifier"
+SURFACE: Final = "surface"
 GOLD: Final = "gold"
 NO_ASSISTANT: Final = "none"
 ASSISTANTS: Final = {
     VERIFIER: "a cross-encoder trained on the warm-up questions, which need gold answers",
+    SURFACE: "a regression on how rationales look, in a second; trained on the warm-up, as a verifier is",
     GOLD: "the gold answers themselves: keeps what is verified; every question needs one",
     NO_ASSISTANT: "nobody: every answer is trusted",
     "DIR": "a verifier that was saved before, or a checkpoint that is asked for yes or no",
@@ -78,7 +80,7 @@ class AssistantOptions:
             raise ConfigError("0 rounds after the warm-up leave calls unspent; give --warm-up 1 too", place="--rounds")
 
     def _check_assistant(self) -> None:
-        known = (VERIFIER, GOLD, NO_ASSISTANT)
+        known = (VERIFIER, SURFACE, GOLD, NO_ASSISTANT)
         if self.assistant in known or is_model(self.assistant) or Path(self.assistant).is_dir():
             return
         raise ConfigError(

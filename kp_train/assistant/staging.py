@@ -18,7 +18,7 @@ from kp_data.purify.verifier import LEAST_TO_CALIBRATE
 from kp_data.purify.verifier_input import Claim
 from kp_data.schema import Question
 from kp_data.tables import write_json
-from kp_train.assistant.judges import Assistant, Calibrated
+from kp_train.assistant.judges import Assistant, Calibrated, without_gold
 from kp_train.assistant.lessons import Classroom
 from kp_train.assistant.options import AssistantOptions
 from kp_train.assistant.records import PLAN, PLAN_FACTS, Signal, write_signals
@@ -243,11 +243,6 @@ def with_answers(
         _answered(signal, next(rest), confidences, least) if signal.decision == "asked" else _unasked(signal)
         for signal in signals
     ]
-
-
-def without_gold(claim: Claim) -> Claim:
-    """As an assistant may see it, whoever it is."""
-    return replace(claim, question=replace(claim.question, answer=None, answer_index=None))
 
 
 def _answered(signal: Signal, answered: Answered, confidences: Any, least: float) -> Signal:

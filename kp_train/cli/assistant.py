@@ -42,8 +42,8 @@ Assistant = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Who judges answers: verifier (default; trained on the warm-up, which needs gold answers), gold, none, a "
-        "folder of a verifier or of a checkpoint that writes, or NAME=MODEL.",
+        help="Who judges answers: verifier (default) or surface, both trained on the warm-up, which needs gold "
+        "answers; gold; none; a folder of a verifier or of a checkpoint that writes; or NAME=MODEL.",
         rich_help_panel=FEW_CALLS,
     ),
 ]

@@ -206,7 +206,7 @@ def _heading(seeds: Sequence[int], spent: float) -> list[str]:
         f"from; the kept answer as label, the kept rationale as second task. Warm-up: {FULL.warm_up:.0%} of the "
         f"calls, one round after it, K = {FULL.samples}, thresholds {least.consistency}, {least.student}, "
         f"{least.teacher}. The assistant is a program that judges 80 % of all answers right "
-        "(`practice/judge-20`) and never errs on purpose; its calls are not counted. The method is reconstructed from "
+        "(`practice/judge-20`), a stand-in for a model; its calls are not counted. The method is reconstructed from "
         "the abstract of arXiv:2406.05322, which reports up to 20.79 % relative.",
         "",
         "Accuracy on test in percent; intervals: 95 %, bootstrap over worlds and over questions within them, paired. "

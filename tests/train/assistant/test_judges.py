@@ -119,7 +119,7 @@ def test_a_verifier_without_gold_answers_says_what_to_do(tmp_path: Path) -> None
 
 
 def test_an_unknown_assistant_is_refused_before_anything_is_asked() -> None:
-    with pytest.raises(ConfigError, match="'nobody' is none of verifier, gold, none"):
+    with pytest.raises(ConfigError, match="'nobody' is none of verifier, surface, gold, none"):
         AssistantOptions(10, "nobody").check()
 
 
