@@ -19,6 +19,8 @@ from kp_data.hub.explorer.dataset import CARD, Dataset
 from kp_data.hub.explorer.render import url
 from kp_data.hub.server.card_data import split_card
 
+CHANGES: Final = "CHANGELOG.md"
+
 _TAGS: Final = {
     *("p", "br", "hr", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "em", "strong"),
     *("s", "a", "table", "thead", "tbody", "tr", "th", "td"),
@@ -37,6 +39,11 @@ def card_html(dataset: Dataset) -> Markup:
     except ValueError:
         text = text.partition("\n---")[2] if text.startswith("---") else text
     return markdown_html(text, dataset)
+
+
+def changelog_html(dataset: Dataset) -> Markup:
+    """What its versions changed; empty where nobody wrote it down."""
+    return markdown_html(dataset.document(CHANGES), dataset)
 
 
 def markdown_html(text: str, dataset: Dataset) -> Markup:

@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kp_data.errors import DataError
-from kp_data.hub.server.card_data import read_card
 
 Kind = Literal["text", "number", "bool", "list", "time", "other"]
 
@@ -121,6 +120,13 @@ class Part:
         return {column.name: kind_of(column.type) for column in self.schema}
 
 
+def joined(parts: Sequence[Part]) -> Part | None:
+    """All splits of a config as one part, their rows numbered on; None: there is none."""
+    if len(parts) == 1:
+        return parts[0]
+    return Part(parts[0].config, "*", tuple(file for part in parts for file in part.files)) if parts else None
+
+
 @dataclass(frozen=True)
 class Version:
     """A version of a dataset that can be opened.
@@ -177,10 +183,7 @@ class Dataset:
     @cached_property
     def metadata(self) -> Mapping[str, Any]:
         """The YAML block of the card; empty where there is none that can be read."""
-        try:
-            return read_card(self.document(CARD))
-        except ValueError:
-            return {}
+        return _card_data(self.document(CARD))
 
     def document(self, path: str) -> str:
         """A document as text; empty where there is none."""
@@ -319,6 +322,17 @@ def kind_of(kind: pa.DataType) -> Kind:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return "list"
     return "time" if pa.types.is_temporal(kind) else "other"
+
+
+@lru_cache(maxsize=64)
+def _card_data(text: str) -> Mapping[str, Any]:
+    # Not above: whoever builds an index imports this module, and has no use for a server.
+    from kp_data.hub.server.card_data import read_card
+
+    try:
+        return read_card(text)
+    except ValueError:
+        return {}
 
 
 def _metadata(file: Path) -> pq.FileMetaData:

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 from urllib.parse import unquote
 
@@ -16,6 +16,7 @@ from anyio.lowlevel import RunVar
 from starlette.requests import Request
 
 from kp_data.hub.explorer.dataset import ANYBODY, Catalogue, NotFound, Reader
+from kp_data.hub.explorer.remembered import Remembered
 from kp_data.hub.explorer.rows import Rows
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ COOKIE: Final = "kp_session"
 SESSION_S: Final = 30 * 24 * 3600
 THREADS: Final = 16
 """Requests that are worked on at once; more wait, and whoever pushes or pulls does not wait with them."""
+
+KEPT_DOCUMENTS: Final = 64
+"""A card may be half a megabyte."""
 
 _threads: Final[RunVar[anyio.CapacityLimiter]] = RunVar("threads of the explorer")
 
@@ -75,6 +79,7 @@ class Explorer:
         indexes: searches them.
         sessions: None: there is nobody to sign in, for one folder is shown to whoever runs the command.
         endpoint: the address at which a request found this server, without a slash at its end.
+        documents: cards and changelogs as HTML, those last read.
     """
 
     catalogue: Catalogue
@@ -82,6 +87,7 @@ class Explorer:
     indexes: Indexes
     sessions: Sessions | None
     endpoint: Callable[[Request], str]
+    documents: Remembered = field(default_factory=lambda: Remembered(KEPT_DOCUMENTS))
 
     @property
     def hub(self) -> bool:

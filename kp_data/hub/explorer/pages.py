@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from kp_data.hub.explorer import browse, charts
-from kp_data.hub.explorer.card_html import card_html, markdown_html
-from kp_data.hub.explorer.dataset import LISTED, Dataset, NotFound, NotReady, Part, Version
-from kp_data.hub.explorer.explorer import dataset_name, explorer_of, in_thread, path_value, reader_of
+from kp_data.hub.explorer.card_html import CHANGES, card_html, changelog_html
+from kp_data.hub.explorer.dataset import CARD, LISTED, Dataset, NotFound, NotReady, Part, Version
+from kp_data.hub.explorer.explorer import Explorer, dataset_name, explorer_of, in_thread, path_value, reader_of
 from kp_data.hub.explorer.facts import card_facts, snippets
 from kp_data.hub.explorer.filters import FilterError
 from kp_data.hub.explorer.render import as_page, page, redirect, url
@@ -49,7 +51,7 @@ async def card(request: Request) -> Response:
         request,
         "card.html.j2",
         dataset,
-        card=await in_thread(card_html, dataset),
+        card=await in_thread(_as_html, explorer, dataset, CARD, card_html),
         facts=card_facts(dataset),
         snippets=snippets(dataset, versions, explorer.endpoint(request) if explorer.hub else None),
         versions=versions,
@@ -115,7 +117,7 @@ async def versions(request: Request) -> Response:
     """Every version, newest first, with its changelog."""
     dataset = await _dataset(request)
     found = await in_thread(explorer_of(request).catalogue.versions, reader_of(request), dataset.name)
-    changelog = await in_thread(markdown_html, dataset.document("CHANGELOG.md"), dataset)
+    changelog = await in_thread(_as_html, explorer_of(request), dataset, CHANGES, changelog_html)
     return await _page(request, "versions.html.j2", dataset, versions=found, pairs=_pairs(found), changelog=changelog)
 
 
@@ -187,6 +189,12 @@ async def _page(request: Request, template: str, dataset: Dataset, *, status: in
         revision=revision,
         **{"refresh": None, **values},
     )
+
+
+def _as_html(explorer: Explorer, dataset: Dataset, document: str, made: Callable[[Dataset], Markup]) -> Markup:
+    """A document as HTML, made once: it takes longer than the rest of a page."""
+    digest = hashlib.sha256(dataset.documents.get(document, b"")).digest()
+    return explorer.documents.get((dataset.name, dataset.commit, document, digest), lambda: made(dataset))
 
 
 def _pairs(versions: Sequence[Version]) -> Mapping[str, str]:

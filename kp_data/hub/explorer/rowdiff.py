@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from kp_data.errors import DataError
-from kp_data.hub.explorer.dataset import Dataset, Part
+from kp_data.hub.explorer.dataset import Dataset, Part, joined
 from kp_data.hub.explorer.filters import quoted
 from kp_data.hub.explorer.rows import ROW, Rows
 from kp_data.schema import MEASURED_COLUMNS
@@ -110,20 +110,20 @@ def differences(
         NotComparable: the config has no key by which rows could be compared, or is in neither.
         TooSlow: as `Rows.page`.
     """
-    before, after = (_whole(dataset, config) for dataset in (old, new))
+    before, after = (joined(dataset.of_config(config)) for dataset in (old, new))
     key = _key(before or after, config)
     columns = _compared(before, after)
     only = column if column in columns else None
-    joined = _joined(before, after, key, [only] if only else columns)
+    differing = _differing(before, after, key, [only] if only else columns)
     both = tuple(part.identity if part else "" for part in (before, after))
     counts = rows.remembered.get(
         ("differences", *both, only),
-        lambda: dict(rows.sql(f"SELECT kind, count(*) FROM {joined} GROUP BY 1")),
+        lambda: dict(rows.sql(f"SELECT kind, count(*) FROM {differing} GROUP BY 1")),
     )
     changed_in = rows.remembered.get(("changed in", *both), lambda: _changed_in(rows, before, after, key))
     wanted = f"WHERE kind = '{kind}'" if kind in KINDS else ""
     page = rows.sql(
-        f"SELECT kind, key, old_row, new_row FROM {joined} {wanted} ORDER BY key, kind "
+        f"SELECT kind, key, old_row, new_row FROM {differing} {wanted} ORDER BY key, kind "
         f"LIMIT {int(length)} OFFSET {int(offset)}"
     )
     left = _read(rows, before, [row for _, _, row, _ in page if row is not None])
@@ -137,12 +137,6 @@ def differences(
         tuple(sorted(has - had)) if before else (),
         tuple(sorted(had - has)) if after else (),
     )
-
-
-def _whole(dataset: Dataset, config: str) -> Part | None:
-    """All splits of a config as one part; None: there is none."""
-    parts = dataset.of_config(config)
-    return Part(config, "*", tuple(file for part in parts for file in part.files)) if parts else None
 
 
 def _key(part: Part | None, config: str) -> tuple[str, ...]:
@@ -175,7 +169,7 @@ def _changed_in(rows: Rows, before: Part | None, after: Part | None, key: tuple[
     return dict(sorted(counted.items(), key=lambda each: _TELLING.index(each[0]) if each[0] in _TELLING else 99))
 
 
-def _joined(before: Part | None, after: Part | None, key: tuple[str, ...], columns: Sequence[str]) -> str:
+def _differing(before: Part | None, after: Part | None, key: tuple[str, ...], columns: Sequence[str]) -> str:
     """(kind, key, old_row, new_row) of every row that differs in some columns, to stand after FROM."""
     left, right = (_hashed(part, key, columns) for part in (before, after))
     return (

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from kp_data.hub.explorer.dataset import Part
+from kp_data.hub.explorer.dataset import Part, joined
 from kp_data.hub.explorer.filters import Condition, quoted
 from kp_data.hub.explorer.rows import Rows
 from kp_data.panel import UNANSWERED
@@ -113,10 +113,10 @@ def teachers(rows: Rows, panel: Sequence[Part], purified: Sequence[Part]) -> lis
 
     Accuracy is the report's: an answer that could not be read is wrong, a call that failed on the way does not count.
     """
-    said = _joined(panel)
+    said = joined(panel)
     if said is None or not {"teacher", "rationale"} <= set(said.kinds):
         return []
-    asked = _joined(purified)
+    asked = joined(purified)
     judged = _judged(rows, said, asked)
     kept = _kept(rows, asked)
     cost = 'CASE WHEN count("cost_usd") = count(*) THEN sum("cost_usd") END' if "cost_usd" in said.kinds else "NULL"
@@ -141,7 +141,7 @@ def agreement(rows: Rows, panel: Sequence[Part]) -> Agreement | None:
 
     Raises as `Rows.page`.
     """
-    said = _joined(panel)
+    said = joined(panel)
     if said is None or not {"question_id", "teacher", "mode", "sample", "answer_index", "answer"} <= set(said.kinds):
         return None
     given = (
@@ -210,13 +210,6 @@ def _kept(rows: Rows, purified: Part | None) -> dict[str, float] | None:
     found = rows.select(purified, '"teacher", count(*)', tail="GROUP BY 1")
     total = sum(number for _, number in found)
     return {str(name): number / total for name, number in found if name is not None}
-
-
-def _joined(parts: Sequence[Part]) -> Part | None:
-    """All splits of a config as one part."""
-    if not parts:
-        return None
-    return Part(parts[0].config, "*", tuple(file for part in parts for file in part.files))
 
 
 def _column(rows: Rows, part: Part, field: pa.Field) -> dict[str, Any] | None:

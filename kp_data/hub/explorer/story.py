@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from kp_data.hub.explorer.dataset import Dataset, NotFound, Part
+from kp_data.hub.explorer.dataset import Dataset, NotFound, Part, joined
 from kp_data.hub.explorer.filters import Condition, quoted
 from kp_data.hub.explorer.rows import ROW, Rows
 from kp_data.panel import normalise_answer
@@ -133,11 +133,19 @@ def find_question(rows: Rows, dataset: Dataset, question_id: str) -> Found:
     Raises:
         NotFound: no row has this id.
     """
-    for config in (PURIFIED, QUESTIONS):
-        for part in dataset.of_config(config):
-            for number, row in _where(rows, part, "id", question_id, _COLUMNS, length=1):
-                return Found(part, number, row)
+    for parts in (dataset.of_config(config) for config in (PURIFIED, QUESTIONS)):
+        for number, row in _where(rows, parts, "id", question_id, _COLUMNS, length=1):
+            return _placed(parts, number, row)
     raise NotFound("no question has this id", place=question_id[:80])
+
+
+def _placed(parts: Sequence[Part], number: int, row: Mapping[str, Any]) -> Found:
+    """Where a row stands whose number counts through all splits."""
+    for part in parts[:-1]:
+        if number < part.num_rows:
+            return Found(part, number, row)
+        number -= part.num_rows
+    return Found(parts[-1], number, row)
 
 
 def neighbours(rows: Rows, found: Found) -> tuple[str | None, str | None]:
@@ -158,18 +166,18 @@ def next_conflict(rows: Rows, found: Found) -> str | None:
 
 
 def _where(
-    rows: Rows, part: Part, column: str, value: str, columns: Sequence[str], *, length: int
+    rows: Rows, parts: Sequence[Part], column: str, value: str, columns: Sequence[str], *, length: int
 ) -> Sequence[tuple[int, Mapping[str, Any]]]:
-    """Rows whose text column holds a value; none where there is no such column."""
-    if part.kinds.get(column) != "text":
+    """Rows of any split whose text column holds a value; none where there is no such column."""
+    part = joined(parts)
+    if part is None or part.kinds.get(column) != "text":
         return ()
     return rows.where(part, Condition(f"({quoted(column)} = ?)", (value,)), columns=columns, length=length)
 
 
 def _responses(rows: Rows, dataset: Dataset, question_id: str) -> Iterator[Mapping[str, Any]]:
-    for part in dataset.of_config(PANEL):
-        found = _where(rows, part, "question_id", question_id, RESPONSES.names, length=MAX_VOICES)
-        yield from (row for _, row in found)
+    found = _where(rows, dataset.of_config(PANEL), "question_id", question_id, RESPONSES.names, length=MAX_VOICES)
+    yield from (row for _, row in found)
 
 
 def _conclusions(row: Mapping[str, Any], said: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, str]]:
