@@ -420,6 +420,7 @@ def _record(folder: RunFolder, run: _Run, stages: Sequence[Stage], best: Stage) 
         "assistant": run.options.assistant,
         "assistant_bill": run.assistant.asker.bill.as_facts() if isinstance(run.assistant, AskedAssistant) else None,
         "ask_first": run.options.ask_first,
+        "thresholds": list(asdict(run.options.thresholds).values()),
         "evidence": "reconstructed from the abstract of arXiv:2406.05322",
         "stages": [dict(stage.figures) for stage in stages],
         "parameters": best.record["parameters"],
