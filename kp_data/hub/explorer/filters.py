@@ -184,8 +184,11 @@ class _Writer:
             return f"({self.value(node.this)} BETWEEN {low} AND {high})"
         if isinstance(node, exp.Boolean):
             return "TRUE" if node.this else "FALSE"
-        if isinstance(node, exp.Column) and self._kinds.get(node.name) == "bool":
-            return self.value(node)
+        if isinstance(node, exp.Column):
+            name = self.value(node)
+            if self._kinds[node.name] == "bool":
+                return name
+            raise FilterError(f"column {node.name[:60]!r} is neither yes nor no; compare it, as in {name} = 'x'")
         raise _refused(node)
 
     def value(self, node: exp.Expr) -> str:

@@ -210,6 +210,15 @@ def clip(text: str, chars: int) -> str:
     return text if len(text) <= chars else text[:chars].rstrip() + " …"
 
 
+def sentence(text: str) -> str:
+    """A message as a sentence of its own.
+
+    >>> sentence("the filter cannot be read; write conditions")
+    'The filter cannot be read; write conditions.'
+    """
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
 def _day(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%-d %B %Y}"
 
@@ -227,6 +236,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"clip": clip, "day": _day, "moment": _moment, "numbered": enumerate}
+    environment.filters |= {"clip": clip, "sentence": sentence, "day": _day, "moment": _moment, "numbered": enumerate}
     environment.globals |= {"url": url, "static": lambda file: f"/static/{static_name(file)}"}
     return environment

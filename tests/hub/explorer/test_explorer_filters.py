@@ -69,6 +69,13 @@ def test_what_is_no_plain_condition_is_refused(text: str) -> None:
 def test_an_unknown_column_is_answered_with_the_columns_there_are() -> None:
     with pytest.raises(FilterError, match="no column 'mood'; there are subject, score"):
         parse_filter("mood = 1", KINDS)
+    with pytest.raises(FilterError, match="no column 'confict'; there are subject, score"):
+        parse_filter("score < 1 AND confict", KINDS)
+
+
+def test_a_column_that_is_no_condition_by_itself_is_said_to_need_one() -> None:
+    with pytest.raises(FilterError, match="column 'score' is neither yes nor no; compare it"):
+        parse_filter("score", KINDS)
 
 
 @given(st.text(max_size=60) | st.text(alphabet="()'\"=<> ANDORscoreubjt0123456789;-*/,.%", max_size=60))
