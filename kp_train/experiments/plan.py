@@ -170,11 +170,14 @@ class _Planner:
         for method, count in self._to_purify():
             purified[method, count] = self._purify(method, count, joined)
             yield purified[method, count]
-        # Seed by seed, so that a sweep that is stopped early has whole comparisons to show.
         students = [*self._in_domain(purified, joined), *self._out_of_domain(purified, taught, joined)]
         yield from (task for task in students if task.cell is None)
-        cells = [task for task in students if task.cell is not None]
-        yield from sorted(cells, key=lambda task: task.cell.seed if task.cell else 0)
+        yield from sorted((task for task in students if task.cell is not None), key=self._turn)
+
+    def _turn(self, task: Task) -> tuple[int, int]:
+        """Seed by seed and student by student, so that a sweep that is stopped has whole comparisons to show."""
+        assert task.cell is not None
+        return task.cell.seed, [one.name for one in self._sweep.students].index(task.cell.student)
 
     def _in_domain(self, purified: dict[tuple[str, int], Task], panel: Task) -> Iterator[Task]:
         for data in self._sweep.datasets:

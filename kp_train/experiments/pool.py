@@ -144,6 +144,8 @@ class _LocalPool:
             worker.process.terminate()
         for worker in workers:
             worker.process.join(_ENDED_S)
+            if worker.process.is_alive():
+                worker.process.kill()
             worker.pipe.close()
 
     def _ended(self, pipe: Connection) -> Outcome:
@@ -178,8 +180,9 @@ def _how_it_died(code: int | None) -> str:
 
 def _work(pipe: Connection, root: str, home: str, device: str | None, threads: int) -> None:
     """A worker's life: take a task, do it, say how it went; until the pipe is closed."""
-    # Ctrl-C is the starting process's business, which then ends its workers.
+    # Ctrl-C is the starting process's business, which then ends its workers; they clean up behind them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     os.environ |= {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import yaml
+from small_rows import write_panel
 
 from kp_train.experiments.config import Sweep, load_sweep
 from kp_train.experiments.plan import Plan, Task, plan_sweep
 from kp_train.experiments.pool import Outcome, answer_of
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 SMALL = {
     "name": "small",
@@ -26,8 +24,6 @@ SMALL = {
 
 def write_sweep(folder: Path, **changes: object) -> Path:
     """A sweep file, with a panel of small rows beside it."""
-    from small_rows import write_panel
-
     if not (folder / "panel").exists():
         write_panel(folder / "panel")
     path = folder / "sweep.yaml"

@@ -45,7 +45,7 @@ def test_only_seeds_that_both_sides_have_are_compared() -> None:
         group("all", 2): np.array([[1, 1], [0, 0]], dtype=bool),
         group("random", 2): np.array([[1, 1]], dtype=bool),
     }
-    found = Outcomes(right, {group("all", 2): (0, 1), group("random", 2): (0,)}, {one: () for one in right})
+    found = Outcomes(right, {group("all", 2): (0, 1), group("random", 2): (0,)}, dict.fromkeys(right, ()))
     gain = found.difference("in", ("random", 2), ("all", 2), ["s"])
     assert gain is not None
     assert gain.value == 0
