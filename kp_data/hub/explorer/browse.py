@@ -81,7 +81,8 @@ class Request:
             if name.startswith(_PREFIX) and value
         }
         texts = {name: query.get(name, "").strip() for name in ("where", "orderby", "search", "like", "revision")}
-        return cls(**texts, facets=facets, show=tuple(query.getlist("show")), page=page_number(query))
+        show = tuple(filter(None, query.getlist("show")))
+        return cls(**texts, facets=facets, show=show, page=page_number(query))
 
     def url(self, dataset: Dataset, part: Part, **changes: Any) -> str:
         """The address of this request with some changes; another page is said, everything else begins at the first."""

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
@@ -32,6 +32,7 @@ REQUESTS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(REQUESTS)
 def test_an_address_reads_back_as_the_request_it_was_made_of(asked: Request) -> None:
     address = urlsplit(asked.url(SET, PART, page=asked.page))
@@ -39,6 +40,7 @@ def test_an_address_reads_back_as_the_request_it_was_made_of(asked: Request) -> 
     assert [unquote(segment) for segment in address.path.split("/")[-2:]] == ["purified", PART.split]
 
 
+@settings(deadline=None)
 @given(REQUESTS)
 def test_whatever_changes_begins_at_the_first_page(asked: Request) -> None:
     changed = Request.read(QueryParams(urlsplit(asked.url(SET, PART, orderby="id DESC")).query))
@@ -46,6 +48,7 @@ def test_whatever_changes_begins_at_the_first_page(asked: Request) -> None:
     assert (changed.where, changed.facets) == (asked.where, asked.facets)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=6), st.text(max_size=12)))
 def test_an_address_that_makes_no_sense_asks_for_the_first_page(query: dict[str, str]) -> None:
     assert Request.read(QueryParams(query)).page >= 1
@@ -78,3 +81,17 @@ def test_values_are_counted_and_missing_ones_can_be_picked(tmp_path: Path) -> No
     assert (facet.values, facet.chosen) == ((("law", 5), ("(none)", 5)), "(none)")
     found = browse.answer(rows, None, part, Request(facets={"subject": "(none)"}))  # type: ignore[arg-type]
     assert [number for number, _ in found.page.rows] == [5, 6, 7, 8, 9]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["where", "search", "show", "page", "revision", "is.x", "is.", ""]), st.text(max_size=6)
+        )
+    )
+)
+def test_an_address_that_is_written_back_has_no_empty_field(query: list[tuple[str, str]]) -> None:
+    written = Request.read(QueryParams(query)).url(SET, PART)
+    assert "" not in QueryParams(urlsplit(written).query).values()
+    assert Request.read(QueryParams(urlsplit(written).query)).url(SET, PART) == written

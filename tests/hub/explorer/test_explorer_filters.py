@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import duckdb
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kp_data.hub.explorer.filters import ALL, Condition, FilterError, both, one_of, parse_filter, parse_order
@@ -78,6 +78,7 @@ def test_a_column_that_is_no_condition_by_itself_is_said_to_need_one() -> None:
         parse_filter("score", KINDS)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60) | st.text(alphabet="()'\"=<> ANDORscoreubjt0123456789;-*/,.%", max_size=60))
 def test_no_text_whatever_makes_sql_that_the_database_cannot_parse(text: str) -> None:
     try:
@@ -93,6 +94,7 @@ def test_no_text_whatever_makes_sql_that_the_database_cannot_parse(text: str) ->
             database.execute(f"SELECT * FROM t WHERE {condition.sql}", list(condition.values))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_a_value_is_found_whatever_characters_it_holds(value: str) -> None:
     literal = "'" + value.replace("'", "''") + "'"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from purified_folder import write_purified
 
@@ -40,11 +40,13 @@ def test_a_session_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert KNOWN.read(cookie) is None
 
 
+@settings(deadline=None)
 @given(st.text() | st.from_regex(r"[0-9a-f]{4}\.\d{1,40}\.[0-9a-f]{64}", fullmatch=True))
 def test_no_forged_cookie_whatever_is_a_session(cookie: str) -> None:
     assert KNOWN.read(cookie) is None
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200), st.characters(exclude_categories=["Cs"]))
 def test_one_changed_character_spoils_a_session(place: int, other: str) -> None:
     cookie = str(KNOWN.begin("good"))
