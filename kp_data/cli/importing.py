@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -15,7 +17,8 @@ from kp_data.errors import ConfigError
 if TYPE_CHECKING:
     from kp_data.importers import ImportReport
 
-HELP = """Make a panel of questions and teacher outputs that exist already.
+SECONDS_BETWEEN_LINES: Final = 5.0
+HELP: Final = """Make a panel of questions and teacher outputs that exist already.
 
 [bold]tinyllm[/bold]: a folder datasets/NAME of TinyLLM (teacher-forced)
 [bold]step-by-step[/bold]: a folder datasets/NAME of Distilling Step-by-Step
@@ -69,13 +72,26 @@ def import_(
         fields=pairs_of(map_ or (), "--map"),
         mode=None if mode is None else "blind" if mode == "blind" else "teacher_forced",
     )
-    report = import_panel(format_name, source, out, options=options, split=split, strict=strict)
+    report = import_panel(format_name, source, out, options=options, split=split, strict=strict, progress=_lines())
     if json_:
         out_json(report.as_dict())
     elif not quiet:
         _show(report)
     _say_left_out(report)
     say(f"{'this very panel was there already' if report.unchanged else 'panel'}: {report.out}")
+
+
+def _lines() -> Callable[[int], None]:
+    """Progress as a line every few seconds: how many rows a source has is known at its end."""
+    last = time.monotonic()
+
+    def show(rows: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            say(f"{rows:,} rows")
+
+    return show
 
 
 def _teachers(given: list[str] | tuple[str, ...]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +26,9 @@ from kp_data.importers.writing import (
     write_run,
 )
 
+ROWS_BETWEEN: Final = 1_000
+"""Rows between two words of progress."""
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -39,14 +42,12 @@ class Format:
         wide: whether `--teacher NAME=FIELD` names fields.
         mapped: whether `--map` has something to map.
         read: sources to rows.
-        evidence: `verified` against the published files or code, `own` where the format is ours.
     """
 
     name: str
     what: str
     source: str
     read: Reader
-    evidence: str
     one_teacher: bool = False
     wide: bool = False
     mapped: bool = False
@@ -61,21 +62,18 @@ FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
                 "TinyLLM's rationales of FLAN-T5 and Llama 2, teacher-forced",
                 "folder datasets/NAME",
                 read_tinyllm,
-                "verified",
             ),
             Format(
                 "step-by-step",
                 "Distilling Step-by-Step's rationales of PaLM and GPT-NeoX",
                 "folder datasets/NAME",
                 read_step_by_step,
-                "verified",
             ),
             Format(
                 "mmlu-pro",
                 "MMLU-Pro evaluation results, one model a folder or archive",
                 "eval_results, a folder in it, a .zip or a .json",
                 read_mmlu_pro,
-                "verified",
                 one_teacher=True,
             ),
             Format(
@@ -83,14 +81,12 @@ FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
                 "GSM8K example solutions of several models",
                 "example_model_solutions.jsonl",
                 read_gsm8k,
-                "verified",
             ),
             Format(
                 "jsonl",
                 "JSON lines or arrays with fields of your own, told by --map and --teacher",
                 "file, folder or .zip",
                 read_jsonl,
-                "own",
                 one_teacher=True,
                 wide=True,
                 mapped=True,
@@ -100,7 +96,6 @@ FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
                 "questions.* and responses.* in the columns of a panel (Parquet, JSONL, CSV)",
                 "folder",
                 read_tables,
-                "own",
                 one_teacher=True,
                 mapped=True,
             ),
@@ -117,6 +112,7 @@ def import_panel(
     options: ImportOptions | None = None,
     split: str | None = None,
     strict: bool = False,
+    progress: Callable[[int], None] = lambda rows: None,
 ) -> ImportReport:
     """Make a panel folder of what teachers said elsewhere.
 
@@ -130,6 +126,7 @@ def import_panel(
         split: of questions whose source names none: a name, or shares such as `train:70,validation:15,test:15`, drawn
             by the hash of a question's id, which are then for all questions. None: the source's, else `train`.
         strict: write nothing if any row must be left out.
+        progress: told now and then how many rows have been read.
 
     Returns: what was imported, and what was left out and why.
     Raises:
@@ -144,8 +141,10 @@ def import_panel(
     check_out(out)
     with panel_folder(out) as folder:
         with tables_of(folder, split_of=split_of) as writer:
-            for row in chosen.read(sources, options):
+            for number, row in enumerate(chosen.read(sources, options), start=1):
                 writer.add(row)
+                if number % ROWS_BETWEEN == 0:
+                    progress(number)
                 if strict and writer.left_out:
                     raise _left_out_refused(writer)
             _check_any(writer, chosen, sources)

@@ -1,6 +1,7 @@
 """From imported rows to a panel folder: checked one by one, written as they come, there whole or not at all.
 
-Kept in memory are a digest of each question and the key of each cell, some tens of bytes each; never the texts.
+Kept in memory are id and digest of each question and the number of each cell, a few hundred bytes a question; never
+the texts.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class PanelWriter:
         self._split_of = split_of
         self._number: dict[str, int] = {}
         self._digest: list[bytes] = []
-        self._cells: set[tuple[int, str, str, int]] = set()
+        self._answered: dict[tuple[str, str, int], set[int]] = {}
         self._new_questions: list[Question] = []
         self._new_responses: list[Response] = []
 
@@ -161,13 +162,13 @@ class PanelWriter:
         return number
 
     def _add_response(self, response: Response, question: Question, number: int, place: str) -> None:
-        cell = (number, response.teacher, response.mode, response.sample)
+        answered = self._answered.setdefault((response.teacher, response.mode, response.sample), set())
         if not response.teacher.strip():
             self._leave_out(LeftOut(place, "the teacher has no name"))
-        elif cell in self._cells:
+        elif number in answered:
             self._leave_out(LeftOut(place, "the same teacher answers the same question once more; the first is kept"))
         else:
-            self._cells.add(cell)
+            answered.add(number)
             response = judged(response, question)
             self._new_responses.append(response)
             self._count(response)
