@@ -106,4 +106,5 @@ def _options(spec: StudentSpec, lessons: Lessons, student: str, seed: int) -> Fi
         choice_orders=spec.choice_orders,
         bf16=spec.bf16,
         seed=seed,
+        log_to=(),
     )

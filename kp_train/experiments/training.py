@@ -113,6 +113,7 @@ def fit_options(spec: StudentSpec, cell: Cell, student: str, teachers: Sequence[
         reduction=spec.reduction,
         lora_rank=spec.lora_rank,
         seed=cell.seed,
+        log_to=(),
         **{name: value for name, value in given.items() if value is not None and name in reads},  # type: ignore[arg-type]
     )
 
