@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,48 @@ def test_the_whole_way_is_walked_by_keyboard(page: Any, hub: str) -> None:
     page.go_back()
     page.go_back()
     assert "/questions/" in page.url
+
+
+@pytest.fixture(scope="module")
+def practice_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A practice world, asked and purified by two methods as a user does it, published as two versions."""
+    folder = tmp_path_factory.mktemp("practice")
+    kp_data("generate", "practice:80", "--out", folder / "panel", "--quiet")
+    with running(HubSettings(folder / "hub", port=0)) as (hub, url):
+        token, _ = issue_token(hub, "ada", write=True)
+        for method in ("majority", "weighted-vote"):
+            kp_data("purify", folder / "panel", "--method", method, "--out", folder / method, "--quiet")
+            push(folder / method, "ada/practice", token=token, endpoint=url)
+        yield url
+
+
+def kp_data(*words: str | Path) -> None:
+    command = [str(Path(sys.executable).parent / "kp-data"), *map(str, words)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+
+
+def test_a_practice_world_is_walked_to_a_conflict_and_to_what_changed(page: Any, practice_hub: str) -> None:
+    page.goto(practice_hub)
+    press_until(page, "ada/practice")
+    press_until(page, "Rows")
+    while page.evaluate("document.activeElement.name") != "is.conflict":
+        page.keyboard.press("Tab")
+    page.keyboard.type("yes")
+    press_until(page, "Show")
+    filtered = page.url
+    assert filtered.endswith("?is.conflict=yes")
+    assert (
+        page.locator("td[data-label=conflict]").all_inner_texts().count("yes") == page.locator("tbody tr").count() > 0
+    )
+    press_until(page, ", question ")
+    assert "The teachers conclude differently" in page.locator(".lead").inner_text()
+    assert page.locator(".group").count() > 1
+    press_until(page, "Versions")
+    press_until(page, "What changed since v1.0.0")
+    assert "weighted-vote" in page.locator("ins").all_inner_texts()
+    for _ in range(3):
+        page.go_back()
+    assert page.url == filtered
 
 
 @pytest.mark.parametrize("width", WIDTHS)
