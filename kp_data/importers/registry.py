@@ -221,7 +221,7 @@ def _check_any(writer: PanelWriter, chosen: Format, sources: Sequence[Path]) -> 
     if not writer.questions or not writer.teachers:
         lacking = "question" if not writer.questions else "response"
         first = next(iter(writer.left_out.items()), None)
-        why = f"; {first[1].count} rows were left out, first {first[1].places[0]}: {first[0]}" if first else ""
+        why = f"; left out: {first[1].count:,} × {first[0]} ({first[1].places[0]})" if first else ""
         raise DataError(f"no {lacking} that can be imported as {chosen.name}{why}", place=place)
 
 

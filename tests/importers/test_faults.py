@@ -135,7 +135,7 @@ def test_strict_writes_nothing(tmp_path: Path) -> None:
 
 def test_nothing_to_import_says_what_was_wrong_first(tmp_path: Path) -> None:
     source = rows_file(tmp_path, {"q": "Is ice cold?"}, {"q": "Is fire hot?"})
-    with pytest.raises(DataError, match=r"2 rows were left out, first .*line 1: field 'question' is missing"):
+    with pytest.raises(DataError, match=r"left out: 2 × field 'question' is missing \(.*line 1\)"):
         import_panel("jsonl", [source], tmp_path / "panel")
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
