@@ -151,6 +151,13 @@ def base_of(student: str) -> dict[str, Any]:
     return {"origin": "hub", "name": student, "hub": student, "license": told}
 
 
+def student_named(run: Mapping[str, Any]) -> str:
+    """What `--student` was; of a folder, its own name: where it lay is nobody's business."""
+    identity, base = mapping_of(run.get("identity")), mapping_of(run.get("base"))
+    name = text_of(base.get("name")) if base.get("origin") == "folder" else None
+    return name or text_of(identity.get("student")) or "unknown"
+
+
 def read_facts(
     run: Mapping[str, Any],
     described: Mapping[str, Any],
@@ -169,7 +176,7 @@ def read_facts(
         chats: whether its tokenizer has a chat template.
     """
     identity, dataset, base, rows = (mapping_of(run.get(key)) for key in ("identity", "dataset", "base", "rows"))
-    student, objective = str(identity.get("student", "unknown")), str(identity.get("objective", "unknown"))
+    student, objective = student_named(run), str(identity.get("objective", "unknown"))
     kind = str(described.get("kind"))
     teachers = _teachers(dataset, identity)
     measured = tuple(sorted(_measured(evaluations, dataset, identity), key=lambda each: (each.split, each.how)))
@@ -188,7 +195,7 @@ def read_facts(
         base_license=text_of(base.get("license")),
         license=_license(base, teachers),
         parameters=whole_of(run.get("parameters")),
-        about=_about(run, identity, base),
+        about=_about(run, identity, base, student),
         data=_data(run, dataset, identity, rows),
         training=_training(run, identity),
         dataset_name=text_of(dataset.get("name")),
@@ -204,8 +211,7 @@ def read_facts(
     )
 
 
-def _about(run: Mapping[str, Any], identity: Mapping[str, Any], base: Mapping[str, Any]) -> Pairs:
-    name = str(identity.get("student"))
+def _about(run: Mapping[str, Any], identity: Mapping[str, Any], base: Mapping[str, Any], name: str) -> Pairs:
     known = STUDENTS.get(name)
     objective = OBJECTIVES.get(str(identity.get("objective")))
     rank = whole_of(identity.get("lora_rank"))

@@ -222,10 +222,10 @@ def _with_teachers(dataset: Dataset, paths: Sequence[Path], teachers: Sequence[s
     return replace(dataset, rows=rows, teachers=panel.teachers, conclusions=conclusions)
 
 
-def _models(responses: pa.Table) -> list[tuple[str, str]]:
-    """Teacher and model, as the responses name them."""
+def _models(responses: pa.Table) -> list[tuple[str, str | None]]:
+    """Teacher and model, as the responses name them, in the order in which they do."""
     pairs = responses.select(["teacher", "model"]).group_by(["teacher", "model"]).aggregate([]).to_pylist()
-    return [(pair["teacher"], pair["model"]) for pair in pairs if pair["model"]]
+    return [(pair["teacher"], pair["model"]) for pair in pairs]
 
 
 def _choose(dataset: Dataset, teachers: Sequence[str] | None) -> Dataset:

@@ -73,15 +73,15 @@ class Provenance:
         """The same, fetched from a hub under this name."""
         return replace(self, name=name, origin="hub", commit=commit)
 
-    def with_models(self, pairs: Iterable[tuple[str, str]]) -> Provenance:
-        """The same with what responses say of the models of teachers that are not known otherwise.
+    def with_models(self, pairs: Iterable[tuple[str, str | None]]) -> Provenance:
+        """The same with the teachers of some responses, and their models where they are not known otherwise.
 
         >>> Provenance(teachers=(Teacher("ada", ("m",)),)).with_models([("ada", "x"), ("bo", "y")]).teachers
         (Teacher(name='ada', models=('m',)), Teacher(name='bo', models=('y',)))
         """
         said: dict[str, list[str]] = {}
         for teacher, model in pairs:
-            said.setdefault(teacher, []).append(model)
+            said.setdefault(teacher, []).extend([model] if model else [])
         known = {teacher.name: teacher.models for teacher in self.teachers}
         names = dict.fromkeys([*known, *said])
         return replace(

@@ -179,6 +179,7 @@ def _read_source(folder: Path) -> _Source:
     run, facts = read_finished(folder), read_folder_facts(folder)
     _check_adapter(folder)
     record = {key: value for key, value in run.items() if key not in _LOCAL_KEYS}
+    record["identity"] = {**run["identity"], "student": facts.student}
     files: dict[str, Content] = {path.name: _content(path) for path in student_paths(folder)}
     files[RUN_FILE] = _json_bytes(publishable(record))
     if measured := read_evaluations(folder):

@@ -34,7 +34,8 @@ def describe_repo(connection: sa.Connection, hub: Hub, repo: Repo, commit: str |
     """A repository, as of a commit."""
     card = card_of(connection, hub, repo, commit) if commit else {}
     tags = [str(tag) for tag in card.get("tags", [])] if isinstance(card.get("tags"), list) else []
-    return {
+    told = ("pipeline_tag", "library_name") if repo.name.type == "model" else ()
+    return {name: card[name] for name in told if isinstance(card.get(name), str)} | {
         "_id": repo.id,
         "id": str(repo.name),
         f"{repo.name.type}Id": str(repo.name),
