@@ -9,6 +9,7 @@ figures/cost-*.svg       accuracy against what the teachers were asked
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,7 @@ from kp_train.experiments.results import NOTE, Results, Row, points
 
 PAGE, FOLDER = "report.html", "figures"
 WIDTH: Final = 760
+_PADDING: Final = 16
 
 
 def write_figures(results: Results, root: Path) -> None:
@@ -39,8 +41,10 @@ def write_figures(results: Results, root: Path) -> None:
 
 def standalone(chart: Markup) -> str:
     """A chart as a file: with the stylesheet of the reports in it, and a width of its own."""
-    inside = str(chart).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" style="padding:12px" ', 1)
+    inside = str(chart).replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" style="padding:{_PADDING}px" ', 1)
     inside = inside.replace('width="100%"', f'width="{WIDTH}"', 1)
+    # The padding counts as a part of the box, so that a legend at the bottom would be cut off.
+    inside = re.sub(r'height="(\d+)"', lambda found: f'height="{int(found[1]) + 2 * _PADDING}"', inside, count=1)
     head, _, tail = inside.partition(">")
     return f"{head}><style>{_chart_style()}</style>{tail}\n"
 

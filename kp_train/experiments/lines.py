@@ -16,6 +16,8 @@ from markupsafe import Markup
 from kp_data.report.svg import centered, figure, text
 
 _PLOT, _AXIS, _LINE, _EDGE, _STEP = 280, 40, 20, 8.0, 1.4
+_TAG: Final = 13.0
+"""Pixels between two numbers, one above the other."""
 _DASHES: Final = ("none", "8 3", "2 3", "8 3 2 3", "12 4", "4 4")
 
 
@@ -67,7 +69,8 @@ def line_chart(lines: Sequence[Line], *, x_label: str, title: str) -> Markup:
             if not line.level:
                 body.append(_upright(place, height(spot.low), height(spot.high)))
                 body.append(_mark(place, height(spot.value), number))
-        body.append(_tag(at[-1][0], height(at[-1][1].value), number))
+    ends = [height(line.spots[-1].value) for line in lines]
+    body += [_tag(y, number) for number, y in enumerate(_apart(ends))]
     plot = Markup('<svg x="9%" width="88%" height="{}" overflow="visible">{}</svg>').format(
         _PLOT + _AXIS, Markup("").join(body)
     )
@@ -110,8 +113,20 @@ def _mark(x: float, y: float, number: int) -> Markup:
     return Markup('<circle cx="{:.2f}%" cy="{:.1f}" r="4" class="mark{}"/>').format(x, y, hollow)
 
 
-def _tag(x: float, y: float, number: int) -> Markup:
-    return Markup('<svg x="{:.2f}%" overflow="visible">{}</svg>').format(x, text(8, y + 4, str(number + 1), "number"))
+def _apart(heights: Sequence[float]) -> list[float]:
+    """Heights of the numbers beside the lines' ends: moved down as far as it takes to read each.
+
+    >>> _apart([50.0, 20.0, 52.0])
+    [50.0, 20.0, 63.0]
+    """
+    moved, last = list(heights), -_TAG
+    for number in sorted(range(len(heights)), key=lambda one: (heights[one], one)):
+        last = moved[number] = max(heights[number], last + _TAG)
+    return moved
+
+
+def _tag(y: float, number: int) -> Markup:
+    return Markup('<svg x="98%" overflow="visible">{}</svg>').format(text(8, y + 4, str(number + 1), "number"))
 
 
 def _legend(line: Line, number: int, y: float) -> Markup:

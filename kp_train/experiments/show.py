@@ -78,6 +78,9 @@ def print_results(results: Results, root: Path) -> None:
             for part in claim.parts
         ]
     print_table(lines, _CLAIMS, title="the paper's claims")
+    for (dataset, method), share in results.saved.items():
+        if share:
+            say(f"{dataset}, {method}: {share:.0%} of the teacher calls saved")
     say(f"tables and figures: {root}/report.html, results.md, results.csv, results.json")
 
 
