@@ -16,8 +16,7 @@ from kp_data.report.html import ReportPage, Section
 from kp_data.report.plots import Point, scatter
 from kp_data.report.terminal import Column, as_html_table
 from kp_data.tables import read_json
-
-RECORD: Final = "report.json"
+from kp_train.assistant.finishing import REPORT
 
 COLUMNS: Final = (
     Column("way", "way"),
@@ -114,7 +113,7 @@ def _way(record: Mapping[str, Any]) -> str:
 
 
 def _record(folder: Path) -> Mapping[str, Any]:
-    path = folder / RECORD
+    path = folder / REPORT
     if not path.is_file():
         raise DataError(
             "no finished run with a teaching assistant here; give --out folders of `kp-train fit --objective "

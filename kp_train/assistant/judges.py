@@ -101,12 +101,8 @@ class GoldAssistant:
                 "the dataset",
                 place="--assistant gold",
             )
-        right = [self._is_right(claim) for claim in claims]
+        right = [is_right(claim, self.gold[claim.question.id]) for claim in claims]
         return np.where(np.array(right, dtype=bool), FAR, -FAR)
-
-    def _is_right(self, claim: Claim) -> bool:
-        gold = self.gold[claim.question.id]
-        return claim.answer == gold if claim.question.choices else same_answer(claim.answer, gold)
 
 
 @dataclass(frozen=True)
@@ -271,6 +267,11 @@ def bare_claims(questions: Sequence[Question]) -> tuple[list[Claim], Array]:
     claims = [Claim(question, "", choice) for question in several.values() for choice in question.choices]
     right = [claim.answer == claim.question.choices[claim.question.answer_index or 0] for claim in claims]
     return claims, np.array(right, dtype=bool)
+
+
+def is_right(claim: Claim, gold: str) -> bool:
+    """Whether a claim's answer is the gold one; open-ended answers are compared as answers, not as texts."""
+    return claim.answer == gold if claim.question.choices else same_answer(claim.answer, gold)
 
 
 def without_gold(claim: Claim) -> Claim:

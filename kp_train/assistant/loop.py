@@ -16,8 +16,7 @@ and the share of the warm-up (of the calls, not of the questions) are ours.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -31,8 +30,9 @@ from kp_data.errors import DataError, MethodError
 from kp_data.purify.verifier_input import Claim
 from kp_data.tables import read_json, write_json
 from kp_train.assistant.figures import stage_figures
+from kp_train.assistant.finishing import Stage, finish_run
 from kp_train.assistant.hiring import hire
-from kp_train.assistant.judges import AskedAssistant, Assistant, without_gold
+from kp_train.assistant.judges import Assistant, is_right, without_gold
 from kp_train.assistant.lessons import Classroom, kept_rows, lessons_of
 from kp_train.assistant.options import GOLD, AssistantOptions
 from kp_train.assistant.records import (
@@ -52,6 +52,7 @@ from kp_train.assistant.staging import (
     Array,
     Judged,
     Look,
+    answers_of,
     calibrate_student,
     look_at,
     plan_round,
@@ -65,7 +66,7 @@ from kp_train.dataset import Dataset
 from kp_train.fit import fit
 from kp_train.fit_options import FitOptions
 from kp_train.ranks import ranks_of_environment
-from kp_train.run_folder import LOCK_FILE, RUN_FILE, RunFolder
+from kp_train.run_folder import RunFolder
 from kp_train.students import Student, load_student
 
 if TYPE_CHECKING:
@@ -73,7 +74,6 @@ if TYPE_CHECKING:
     from kp_data.purify.protocol import Router
     from kp_train.schedule import Progress
 
-REPORT: Final = "report.json"
 OBJECTIVE: Final = "teaching-assistant"
 LEAST_TO_ROUTE: Final = 12
 """Questions below which answers side by side say nothing about who knows what."""
@@ -134,24 +134,8 @@ def fit_with_assistant(
         folder.begin()
         run = _Run(classroom, fitting, options, source, folder.path, config, stack, showing, say)
         stages = [run.stage(number) for number in range(1 + options.rounds)]
-        return _finish(folder, run, stages)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage that is done.
-
-    Attributes:
-        name: `warm-up` or `round-N`.
-        signals: its table.
-        record: of the fit of its student.
-        figures: for the report.
-    """
-
-    name: str
-    signals: tuple[Signal, ...]
-    record: Mapping[str, Any]
-    figures: Mapping[str, Any]
+        said = run.said([stage.signals for stage in stages])
+        return finish_run(folder, classroom, options, run.assistant, stages, said)
 
 
 @dataclass
@@ -180,7 +164,7 @@ class _Run:
         signals = tuple(read_signals(folder / SIGNALS))
         record = self._teach(name, folder, signals)
         facts = read_json(folder / PLAN_FACTS)
-        figures = stage_figures(self.classroom, name, signals, self._said([*self._earlier, signals]), record, facts)
+        figures = stage_figures(self.classroom, name, signals, self.said([*self._earlier, signals]), record, facts)
         self.done.append(Stage(name, signals, record, figures))
         self.say(
             f"{name}: {figures['calls_total']} calls spent, {figures['kept']} answers kept for "
@@ -227,7 +211,7 @@ class _Run:
         requests = requests_of(self.classroom, plan)
         if requests:
             self.say(f"{name}: asking {len(requests)} questions")
-        answered = self.source.ask(requests, stage=folder)
+        answered = self._warm_up_answers if number == 0 else self.source.ask(requests, stage=folder)
         judged = self._judged
         least = judged.threshold(self.options.thresholds.teacher, self.options.recall)
         if number == 0:
@@ -236,7 +220,7 @@ class _Run:
         write_signals(with_answers(plan, answered, judged.calibrated, least=least), folder / SIGNALS)
 
     def _teach(self, name: str, folder: Path, signals: Sequence[Signal]) -> dict[str, Any]:
-        rows = kept_rows(self.classroom, self._said([*self._earlier, signals]), rationales=self._writes)
+        rows = kept_rows(self.classroom, self.said([*self._earlier, signals]), rationales=self._writes)
         if not rows:
             raise MethodError(
                 f"{name}: no answer was trusted enough to learn from; give a larger --call-budget, lower --thresholds, "
@@ -255,7 +239,8 @@ class _Run:
             for each in self._warm_up_answers
             if each.claim is not None and each.request.question.id in self.classroom.gold
         ]
-        return claims, np.array([claim.answer == claim.question.answer for claim in claims], dtype=bool)
+        right = [is_right(claim, self.classroom.gold[claim.question.id]) for claim in claims]
+        return claims, np.array(right, dtype=bool)
 
     @cached_property
     def assistant(self) -> Assistant:
@@ -301,9 +286,11 @@ class _Run:
 
     @cached_property
     def _warm_up_answers(self) -> list[Answered]:
-        """Again from the store or the panel: no call is spent twice."""
-        plan = read_signals(self.out / WARM_UP / PLAN)
-        return self.source.ask(requests_of(self.classroom, plan), stage=self.out / WARM_UP)
+        """As the warm-up recorded them, or else from the store or the panel: no call is spent twice."""
+        folder = self.out / WARM_UP
+        if (folder / SIGNALS).is_file():
+            return answers_of(self.classroom, read_signals(folder / SIGNALS))
+        return self.source.ask(requests_of(self.classroom, read_signals(folder / PLAN)), stage=folder)
 
     def _calls(self, number: int) -> int:
         """Calls of a stage: what is left, divided evenly among the rounds to come."""
@@ -323,7 +310,7 @@ class _Run:
     def _earlier(self) -> list[tuple[Signal, ...]]:
         return [stage.signals for stage in self.done]
 
-    def _said(self, stages: Sequence[Sequence[Signal]]) -> list[Signal]:
+    def said(self, stages: Sequence[Sequence[Signal]]) -> list[Signal]:
         """The last word on each question: own answers of an earlier round are no longer kept in a later one."""
         *earlier, last = stages
         asked = [[signal for signal in signals if signal.decision == "asked"] for signals in earlier]
@@ -380,50 +367,4 @@ def run_identity(
         "assistant": told,
         "asked": dict(source.identity),
         package: version(package),
-    }
-
-
-def _finish(folder: RunFolder, run: _Run, stages: Sequence[Stage]) -> dict[str, Any]:
-    """The best stage's student into place, with the tables and the report."""
-    from kp_train.assistant.report import write_report
-
-    best = max(range(len(stages)), key=lambda number: (stages[number].record["validation_accuracy"], number))
-    saving = folder.prepare_saving()
-    home = folder.path / stages[best].name / STUDENT
-    for path in sorted(home.iterdir()):
-        if path.name not in (RUN_FILE, LOCK_FILE):
-            (shutil.copytree if path.is_dir() else shutil.copy2)(path, saving / path.name)
-    write_signals(run._said([stage.signals for stage in stages]), folder.path / SIGNALS)
-    record = _record(folder, run, stages, stages[best])
-    write_json(record, folder.path / REPORT)
-    write_report(record, folder.path)
-    return folder.finish(record)
-
-
-def _record(folder: RunFolder, run: _Run, stages: Sequence[Stage], best: Stage) -> dict[str, Any]:
-    def total(name: str) -> Any:
-        return sum(stage.record[name] for stage in stages)
-
-    last = stages[-1].figures
-    return {
-        "out": str(folder.path),
-        "steps": total("steps"),
-        "best_step": best.record["best_step"],
-        "best_stage": best.name,
-        "seconds": round(total("seconds"), 3),
-        "tokens": total("tokens"),
-        "flops": total("flops"),
-        "validation_accuracy": best.record["validation_accuracy"],
-        "teacher_calls": last["calls_total"],
-        "call_budget": run.options.call_budget,
-        "teacher_cost_usd": last["cost_usd_total"],
-        "assistant": run.options.assistant,
-        "assistant_bill": run.assistant.asker.bill.as_facts() if isinstance(run.assistant, AskedAssistant) else None,
-        "ask_first": run.options.ask_first,
-        "thresholds": list(asdict(run.options.thresholds).values()),
-        "evidence": "reconstructed from the abstract of arXiv:2406.05322",
-        "stages": [dict(stage.figures) for stage in stages],
-        "parameters": best.record["parameters"],
-        "dataset_path": run.classroom.place,
-        "versions": best.record["versions"],
     }

@@ -218,10 +218,14 @@ def write_plan(stage: Path, signals: Sequence[Signal], facts: Mapping[str, Any])
 def requests_of(classroom: Classroom, signals: Sequence[Signal]) -> list[Request]:
     """The calls of a plan."""
     questions = {question.id: question for question in classroom.pool}
+    return [Request(questions[signal.question_id], signal.teacher or "") for signal in _asked(signals)]
+
+
+def answers_of(classroom: Classroom, signals: Sequence[Signal]) -> list[Answered]:
+    """What came of the calls of a stage, as it was recorded."""
     return [
-        Request(questions[signal.question_id], signal.teacher)
-        for signal in signals
-        if signal.decision == "asked" and signal.teacher is not None
+        Answered(request, _claim_of(request.question, signal), signal.cost_usd)
+        for request, signal in zip(requests_of(classroom, signals), _asked(signals), strict=True)
     ]
 
 
@@ -243,6 +247,16 @@ def with_answers(
         _answered(signal, next(rest), confidences, least) if signal.decision == "asked" else _unasked(signal)
         for signal in signals
     ]
+
+
+def _asked(signals: Sequence[Signal]) -> list[Signal]:
+    return [signal for signal in signals if signal.decision == "asked"]
+
+
+def _claim_of(question: Question, signal: Signal) -> Claim | None:
+    if signal.teacher_answer is None:
+        return None
+    return Claim(question, signal.teacher_rationale or "", signal.teacher_answer)
 
 
 def _answered(signal: Signal, answered: Answered, confidences: Any, least: float) -> Signal:
