@@ -109,7 +109,9 @@ def _point(way: str, stage: str, stages: Sequence[Mapping[str, Any]]) -> CurvePo
 
 def _way(record: Mapping[str, Any]) -> str:
     thresholds = ", ".join(f"{value:g}" for value in record["thresholds"])
-    return f"{record['assistant']}, {record['ask_first']} first, {thresholds}"
+    # A warm-up alone asks at random, whatever the strategy would be.
+    order = f"{record['ask_first']} first" if len(record["stages"]) > 1 else "at random"
+    return f"{record['assistant']}, {order}, {thresholds}"
 
 
 def _record(folder: Path) -> Mapping[str, Any]:

@@ -283,15 +283,16 @@ def _labels(cells: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
         if last:
             keys = ("calls_total", "kept", "label_accuracy", "kept_own", "own_accuracy", "dropped")
             calls, kept, right, own, own_right, dropped = (_mean_of([stage[key] for stage in last]) for key in keys)
+            shares = [" " if value is None else f"{100 * value:.1f} %" for value in (right, own_right)]
             lines.append(
-                f"| {name} | {calls:.0f} | {kept:.0f} | {right:.3f} | {own:.0f} | {own_right:.3f} | {dropped:.0f} |"
+                f"| {name} | {calls:.0f} | {kept:.0f} | {shares[0]} | {own:.0f} | {shares[1]} | {dropped:.0f} |"
             )
     return lines
 
 
-def _mean_of(values: Sequence[float | None]) -> float:
+def _mean_of(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else float("nan")
+    return float(np.mean(known)) if known else None
 
 
 def _mean(cells: dict[int, dict[str, Any]]) -> float:

@@ -36,8 +36,8 @@ def record(folder: Path, accuracies: list[float], *, ask_first: str = "random", 
 
 def test_runs_of_one_way_are_averaged_stage_by_stage(tmp_path: Path) -> None:
     runs = [record(tmp_path / "a", [0.2, 0.4]), record(tmp_path / "b", [0.4, 0.8])]
-    other = record(tmp_path / "c", [0.9], ask_first="coverage")
-    first, second, third = read_curves([*runs, other])
+    other = record(tmp_path / "c", [0.9, 0.9], ask_first="coverage")
+    first, second, third, _ = read_curves([*runs, other])
     assert (first.runs, first.calls, first.cost_usd) == (2, 10, 0.01)
     assert first.accuracy == pytest.approx(0.3)
     assert second.accuracy == pytest.approx(0.6)
