@@ -102,7 +102,8 @@ def read_provenance(folder: Path) -> Provenance:
         method=text_of(method),
         parameters=_parameters(card.get("parameters") or run.get("options") or run.get("parameters")),
         seed=whole_of(card.get("seed")) if "seed" in card else whole_of(run.get("seed")) if method else None,
-        teachers=_teachers(card.get("teachers"), mapping_of(run.get("panel")).get("teachers"), run.get("teachers")),
+        # As they were configured before as responses name them: terms are told by the configured name.
+        teachers=_teachers(mapping_of(run.get("panel")).get("teachers"), run.get("teachers"), card.get("teachers")),
         license=text_of(front.get("license_name")) or text_of(front.get("license")),
         source_datasets=tuple(filter(None, map(text_of, list_of(front.get("source_datasets"))))),
     )
