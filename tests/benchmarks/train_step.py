@@ -2,9 +2,10 @@
 
 Both train the same random T5 of the same shape on the same rows, AdamW step included, in turns within one run after a
 warm-up. Theirs: every input padded to 100 tokens, a forward pass for the answer and one for each teacher, float32, the
-loss of Hugging Face. Ours: the answer and one rationale of each row, packed. Times are CPU seconds of one thread,
-because wall time on a busy machine tells of the others. With --efficiency it also tells which share of the computed
-positions hold a token, over an epoch of each folder.
+loss of Hugging Face. Beside it what most would write: the answer and one rationale of each row as rows of their own,
+collated as Seq2SeqTrainer collates, which pads to the longest of the batch. Ours: the same two, packed. Times are CPU
+seconds of one thread, because wall time on a busy machine tells of the others. With --efficiency it also tells which
+share of the computed positions hold a token, over an epoch of each folder.
 
     python tests/benchmarks/train_step.py --data PANEL --efficiency PANEL --efficiency OTHER
 """
@@ -64,12 +65,14 @@ def main() -> None:
 def time_steps(folder: Path | None, shape: str, batch: int, rounds: int) -> list[Timing]:
     """All contestants on the same rows, in turns."""
     import torch
+    from transformers import DataCollatorForSeq2Seq
 
     two, four = (read_material(folder, teachers=count) for count in (2, 4))
     student = make_student(shape, make_tokenizer(two.rows))
     student.model.train()
     optimiser = torch.optim.AdamW(student.model.parameters(), lr=1e-5)
     published = PublishedWay(student.model)
+    collate = DataCollatorForSeq2Seq(student.tokenizer, model=student.model)
     chosen = slice(0, batch * (rounds + 1))
     ours, theirs_two, theirs_four = (
         purified_items(student, two.rows[chosen]),
@@ -87,10 +90,17 @@ def time_steps(folder: Path | None, shape: str, batch: int, rounds: int) -> list
             loss = our_loss(student, ours[rows])
         learn(loss, optimiser)
 
+    def collated(rows: slice) -> None:
+        features = [
+            {"input_ids": list(one.inputs[0]), "labels": list(one.label)} for item in ours[rows] for one in item
+        ]
+        learn(student.model(**collate(features)).loss, optimiser)
+
     contestants: dict[str, Callable[[slice], None]] = {
         "purified, packed": purified,
         "purified, packed, bf16": purified_bf16,
         "all of two teachers, packed": lambda rows: learn(our_loss(student, theirs_two[rows]), optimiser),
+        "purified, as Seq2SeqTrainer collates": collated,
         "published way, two teachers": lambda rows: learn(
             published.loss(published.batches(theirs_two[rows])), optimiser
         ),
