@@ -85,11 +85,16 @@ def curves_page(points: Sequence[CurvePoint]) -> ReportPage:
 
 def _section(title: str, points: Sequence[CurvePoint], label: str, place: Any, words: str) -> Section:
     marks = [
-        Point(f"{point.way}, {point.stage}", place(point), point.accuracy, point.lowest, point.highest)
+        # One run spans nothing.
+        Point(f"{point.way}, {point.stage}", place(point), point.accuracy, *(_span(point) if point.runs > 1 else ()))
         for point in points
     ]
     chart = scatter(marks, [], x_label=label, x_words=words.format, title=title)
     return Section(title, "Each mark is the student of one stage; lines span the runs.", chart=chart)
+
+
+def _span(point: CurvePoint) -> tuple[float, float]:
+    return point.lowest, point.highest
 
 
 def _point(way: str, stage: str, stages: Sequence[Mapping[str, Any]]) -> CurvePoint:
