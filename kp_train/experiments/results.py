@@ -194,10 +194,11 @@ def _accuracy_lines(results: Results, domain: str, student: str) -> list[str]:
     """Methods by number of teachers, best single number last."""
     outcomes = results.outcomes
     counts = outcomes.counts(domain)
-    counts = counts if domain == IN_DOMAIN else counts[-1:]
+    # Where no teacher takes part in anything, there is still a column to stand in.
+    counts = (counts if domain == IN_DOMAIN else counts[-1:]) or [0]
     methods = list(dict.fromkeys(name for name in outcomes.names("method", domain) if name != "step-by-step"))
     with_cmv = domain == IN_DOMAIN and any(name == student for _, name in results.cmvs)
-    heads = [f"{count} teacher{'s' if count > 1 else ''}" for count in counts] + (["CMV"] if with_cmv else [])
+    heads = [f"{count} teacher{'' if count == 1 else 's'}" for count in counts] + (["CMV"] if with_cmv else [])
     lines = [f"| method | {' | '.join(heads)} |", f"| {' | '.join(['---'] * (1 + len(heads)))} |"]
     for method in methods:
         cells = [_percent(outcomes.mean(domain, method, count, student)) for count in counts]

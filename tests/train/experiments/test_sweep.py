@@ -109,12 +109,18 @@ def test_a_student_whose_lessons_do_not_fit_fails_alone(tmp_path: Path) -> None:
         {"name": "tiny", "shape": {"width": 16, "layers": 1, "heads": 2}, "batch": 4, "bf16": False},
     ]
     path = write_sweep(tmp_path, students=students, methods=["fine-tune"], counts=[2], seeds=[0])
-    _, standing, _ = run_here(path, tmp_path / "out")
+    plan, standing, _ = run_here(path, tmp_path / "out")
     assert len(standing.failed) == 1
     (outcome,) = standing.failed.values()
     assert outcome.task.cell is not None
     assert outcome.task.cell.student == "lost"
     assert standing.done["cell"] == 1
+    results = collect(plan, tmp_path / "out", standing)
+    write_results(results, tmp_path / "out")
+    write_figures(results, tmp_path / "out")
+    markdown = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert "colours: fine-tune, lost, seed 0: --student: no student 'no/where-at-all'" in markdown
+    assert "| fine-tune |" in markdown
 
 
 def test_a_dry_run_writes_nothing(

@@ -70,3 +70,25 @@ def test_a_sweep_that_is_interrupted_goes_on_where_it_was(tmp_path: Path) -> Non
     again = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert json.loads(again.stdout)["students"] == 8
     assert {file: file.stat().st_mtime_ns for file in done} == done
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_does_the_same_tasks(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    path, out = write_sweep(tmp_path, methods=["fine-tune"], counts=[2], seeds=[0]), tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "kp_train",
+        "sweep",
+        str(path),
+        "--out",
+        str(out),
+        "--engine",
+        "ray",
+        "--jobs",
+        "1",
+    ]
+    ended = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["students"] == 1
