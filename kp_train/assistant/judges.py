@@ -20,7 +20,14 @@ from kp_data.answers import same_answer
 from kp_data.errors import DataError, MethodError
 from kp_data.purify.calibration import Platt, logit
 from kp_data.purify.selector import fold_of
-from kp_data.purify.verifier import VERIFIER_JSON, Verifier, VerifierOptions, fit_verifier, load_verifier
+from kp_data.purify.verifier import (
+    LEAST_TO_CALIBRATE,
+    VERIFIER_JSON,
+    Verifier,
+    VerifierOptions,
+    fit_verifier,
+    load_verifier,
+)
 from kp_data.purify.verifier_input import Claim
 from kp_data.schema import Question
 from kp_data.tables import read_json, write_json
@@ -45,8 +52,8 @@ class Assistant(Protocol):
     """Who judges."""
 
     @property
-    def calibrates(self) -> bool:
-        """Whether its log-odds need a slope and a shift; certainty needs none."""
+    def least_judged(self) -> int | None:
+        """From how many judged answers on its log-odds are given a slope and a shift; None: never, it is certain."""
 
     def log_odds(self, claims: Sequence[Claim]) -> Array:
         """(N,) float, how likely each claim's answer is right, in nats; gold answers in the questions are not read."""
@@ -72,7 +79,7 @@ class Calibrated:
 class TrustingAssistant:
     """Believes everything: s2 = s3 = 1, as if there were no assistant."""
 
-    calibrates = False
+    least_judged = None
 
     def log_odds(self, claims: Sequence[Claim]) -> Array:
         """(N,) FAR."""
@@ -88,7 +95,7 @@ class GoldAssistant:
     """
 
     gold: Mapping[str, str]
-    calibrates = False
+    least_judged = None
 
     def log_odds(self, claims: Sequence[Claim]) -> Array:
         """(N,) FAR where the answer is the gold one, else -FAR.
@@ -116,7 +123,8 @@ class VerifierAssistant:
 
     verifiers: tuple[Verifier, ...]
     trained_on: frozenset[str] = frozenset()
-    calibrates = True
+    # Its own probabilities are of bare choices, of which one in several is right: a few judged answers know better.
+    least_judged = 20
 
     def log_odds(self, claims: Sequence[Claim]) -> Array:
         """(N,) float, the mean over the verifiers that have not seen the question."""
@@ -162,7 +170,7 @@ class YesNoAssistant:
     """
 
     student: Student
-    calibrates = True
+    least_judged = LEAST_TO_CALIBRATE
 
     def log_odds(self, claims: Sequence[Claim]) -> Array:
         """(N,) float, the difference of the two log-probabilities."""
@@ -179,7 +187,7 @@ class AskedAssistant:
     """
 
     asker: Asker
-    calibrates = True
+    least_judged = LEAST_TO_CALIBRATE
 
     def log_odds(self, claims: Sequence[Claim]) -> Array:
         """(N,) float: the log-odds of its yes or no by the log-probability of the reply, where it tells one; 0 for

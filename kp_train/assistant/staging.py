@@ -14,7 +14,6 @@ import numpy as np
 
 from kp_data.purify.calibration import Platt, fit_platt
 from kp_data.purify.reliability import reliability_of
-from kp_data.purify.verifier import LEAST_TO_CALIBRATE
 from kp_data.purify.verifier_input import Claim
 from kp_data.schema import Question
 from kp_data.tables import write_json
@@ -57,7 +56,7 @@ class Judged:
         """
         right_N = np.asarray(right_N, dtype=bool)
         score_N = assistant.log_odds(claims) if claims else np.zeros(0)
-        enough = assistant.calibrates and len(claims) >= LEAST_TO_CALIBRATE
+        enough = assistant.least_judged is not None and len(claims) >= assistant.least_judged
         platt = fit_platt(score_N, right_N) if enough else Platt(num_items=0)
         return cls(Calibrated(assistant, platt), platt(score_N), right_N)
 

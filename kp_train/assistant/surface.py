@@ -19,6 +19,7 @@ from kp_data.errors import MethodError
 from kp_data.panel import NONE, Panel
 from kp_data.purify.selector import fold_of
 from kp_data.purify.surface import surface_evidence
+from kp_data.purify.verifier import LEAST_TO_CALIBRATE
 from kp_data.purify.verifier_input import Claim
 
 Array = np.ndarray[Any, Any]
@@ -43,7 +44,7 @@ class SurfaceAssistant:
     models: tuple[Any, ...]
     names: tuple[str, ...]
     trained_on: frozenset[str]
-    calibrates = True
+    least_judged = LEAST_TO_CALIBRATE
 
     @classmethod
     def fit(cls, claims: Sequence[Claim], right_N: Array) -> SurfaceAssistant:

@@ -108,6 +108,16 @@ ARMS: Final = {
 }
 
 
+PARTS: Final = {
+    "no s1": "s1, the student's self-consistency",
+    "no s2": "s2, the assistant's word about the student's answers",
+    "no s3": "s3, the assistant's word about the teacher's answers",
+    "no own answers": "the student's own answers",
+    "full, random": "self-consistency as the strategy (calls at random instead)",
+}
+"""Arms that lack a part of the whole, and what they lack."""
+
+
 def main() -> int:
     options = _options()
     seeds = [int(seed) for seed in options.seeds.split(",")]
@@ -231,7 +241,20 @@ def _arms(cells: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
                 f"| {name} | {arm.what} | {len(cells[name])} | {mean:.1f} | {each} | {base} | {relative} | {full} |"
             )
     missing = [name for name, arm in ARMS.items() if arm.percent == 30 and not cells[name]]
+    lines += ["", *_verdicts(cells)]
     return [*lines, *([f"\nNot run: {', '.join(missing)}."] if missing else [])]
+
+
+def _verdicts(cells: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
+    """One sentence for each part that can be left out: whether its absence can be told."""
+    lines = []
+    for name, what in PARTS.items():
+        if not (pairs := _pairs(cells, name, "full")):
+            continue
+        low, high = _interval(pairs)
+        told = "costs accuracy" if high < 0 else "gains accuracy" if low > 0 else "makes no difference that can be told"
+        lines.append(f"* Without {what}: {told} ({_versus(cells, name, 'full')} points, {len(pairs)} worlds).")
+    return lines
 
 
 def _curve(cells: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
@@ -320,8 +343,14 @@ def _versus(cells: dict[str, dict[int, dict[str, Any]]], name: str, other: str) 
     if name == other or not pairs:
         return ""
     value = float(np.mean([one.mean() - two.mean() for one, two in pairs]))
-    low, high = np.quantile(np.subtract(*_draws(pairs).T), (0.025, 0.975))
+    low, high = _interval(pairs)
     return f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def _interval(pairs: Sequence[tuple[Array, Array]]) -> tuple[float, float]:
+    """95 % of the difference of mean accuracies."""
+    low, high = np.quantile(np.subtract(*_draws(pairs).T), (0.025, 0.975))
+    return float(low), float(high)
 
 
 def _relative(cells: dict[str, dict[int, dict[str, Any]]], name: str) -> str:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scripted import classroom, world
 
 from kp_data.errors import ConfigError, DataError, MethodError
+from kp_data.purify.selector import fold_of
 from kp_data.purify.verifier_input import Claim
 from kp_data.schema import Question
 from kp_train.assistant import AssistantOptions
@@ -24,10 +25,13 @@ from kp_train.assistant.judges import (
     AskedAssistant,
     GoldAssistant,
     TrustingAssistant,
+    VerifierAssistant,
     YesNoAssistant,
     bare_claims,
+    fit_verifier_assistant,
     load_assistant,
     spoken_log_odds,
+    without_gold,
 )
 
 ROOM = classroom(world(120))
@@ -126,3 +130,23 @@ def test_an_unknown_assistant_is_refused_before_anything_is_asked() -> None:
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no student here"):
         load_assistant(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_verifier_is_fitted_crosswise_and_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    questions = [ROOM.judged(question) for question in ROOM.pool[:16]]
+    claims = [Claim(question, "It is known.", question.choices[row % 4]) for row, question in enumerate(questions)]
+    right_N = np.array([claim.answer == claim.question.answer for claim in claims])
+    checked, checked_right_N = bare_claims(ROOM.validation[:3])
+    assistant = fit_verifier_assistant(claims, right_N, checked, checked_right_N, epochs=1, max_tokens=32, seed=0)
+    odds_N = assistant.log_odds([without_gold(claim) for claim in claims])
+    first, second = ((VerifierAssistant((verifier,))).log_odds(claims) for verifier in assistant.verifiers)
+    # Each claim by the one verifier that has left out its question; others by the mean of both.
+    fold_N = np.array([fold_of(claim.question.id, 2) for claim in claims])
+    assert odds_N == pytest.approx(np.where(fold_N == 0, first, second), abs=1e-4)
+    others = [Claim(question, "It is known.", question.choices[0]) for question in ROOM.pool[30:34]]
+    means = np.mean([VerifierAssistant((verifier,)).log_odds(others) for verifier in assistant.verifiers], axis=0)
+    assert assistant.log_odds(others) == pytest.approx(means, abs=1e-4)
+    assistant.save(tmp_path)
+    loaded = load_assistant(tmp_path)
+    assert loaded.log_odds(claims) == pytest.approx(assistant.log_odds(claims), abs=1e-4)

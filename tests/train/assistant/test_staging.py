@@ -158,7 +158,7 @@ def test_the_pool_of_a_classroom_holds_no_gold_answer() -> None:
 class Overconfident:
     """Says 99 % to everything."""
 
-    calibrates = True
+    least_judged = 50
 
     def log_odds(self, claims: Sequence[Claim]) -> Array:
         return np.full(len(claims), 4.6)
