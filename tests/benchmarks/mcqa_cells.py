@@ -98,7 +98,7 @@ def cells_done(folder: SetFolder, kind: str) -> dict[str, list[Cell]]:
     """Row to its finished cells, `plain` first, then in alphabetical order.
 
     A method that keeps the same teacher for every training question makes the dataset of that teacher, and so the same
-    student: its row is then that teacher's, unless it was trained for itself.
+    student: its row is then that teacher's, unless more students of its own were trained.
     """
     where = folder.work / FROZEN if kind == FROZEN else folder.work
     rows: dict[str, list[Cell]] = {}
@@ -108,7 +108,7 @@ def cells_done(folder: SetFolder, kind: str) -> dict[str, list[Cell]]:
             rows.setdefault(row, []).append(cell)
     for path in sorted((folder.work / "purified").glob("*/purified.parquet")):
         teacher = _only_teacher(path)
-        if teacher in rows and path.parent.name not in rows:
+        if teacher in rows and len(rows[teacher]) >= len(rows.get(path.parent.name, ())):
             rows[path.parent.name] = rows[teacher]
     return dict(sorted(rows.items(), key=lambda item: (item[0] != PLAIN, item[0])))
 
