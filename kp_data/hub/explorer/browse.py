@@ -22,6 +22,9 @@ MAX_FACET_VALUES: Final = 60
 FOUND: Final = 1_000
 """Hits of a search, best first, that a filter is applied to."""
 
+NEAREST: Final = 300
+"""Rows that a search by meaning shows where nothing filters them: each costs a read from anywhere on the disk."""
+
 _SHOWN: Final[Mapping[str, Sequence[str]]] = {
     "purified": ("question", "rationale", "subject", "teacher", "score", "conflict"),
     "questions": ("question", "choices", "answer", "subject", "split"),
@@ -106,14 +109,14 @@ class Answer:
         page: the rows and their total.
         columns: those shown.
         order: in which; None: that of the rows, or of the search.
-        limited: whether only the best FOUND hits of a search were looked at.
+        looked_at: how many of a search's hits were looked at, the best ones; None: all.
         likeness: row number to its cosine, for a search by meaning.
     """
 
     page: Page
     columns: tuple[str, ...]
     order: Order | None
-    limited: bool = False
+    looked_at: int | None = None
     likeness: Mapping[int, float] = field(default_factory=dict)
 
     @property
@@ -204,7 +207,8 @@ def _found(
     offset, whole = (asked.page - 1) * PAGE_ROWS, condition == ALL and order is None
     likeness: dict[int, float] = {}
     if asked.like:
-        likeness = dict(indexes.similar(part, asked.like, k=FOUND))
+        most = NEAREST if whole and not asked.search else FOUND
+        likeness = dict(indexes.similar(part, asked.like, k=most))
         numbers, total = list(likeness), part.num_rows
         if asked.search:
             hits = set(indexes.search(part, asked.search, length=FOUND)[0])
@@ -213,11 +217,12 @@ def _found(
         numbers, total = indexes.search(part, asked.search, offset=offset, length=PAGE_ROWS)
         return Answer(Page(_read(rows, indexes, part, numbers, read), total), columns_of(part, asked), None)
     else:
-        numbers, total = indexes.search(part, asked.search, length=FOUND)
+        most = FOUND
+        numbers, total = indexes.search(part, asked.search, length=most)
     kept = numbers if whole else rows.among(part, numbers, condition, order)
     shown = _read(rows, indexes, part, kept[offset : offset + PAGE_ROWS], read)
-    limited = total > len(numbers)
-    return Answer(Page(shown, len(kept)), columns_of(part, asked), order, limited, likeness)
+    looked_at = most if total > most else None
+    return Answer(Page(shown, len(kept)), columns_of(part, asked), order, looked_at, likeness)
 
 
 def _read(

@@ -89,7 +89,6 @@ async def rows(request: Request) -> Response:
         shown=browse.columns_of(part, asked),
         state={kind: explorer.indexes.state(kind, part) for kind in ("fulltext", "semantic")},
         page_rows=browse.PAGE_ROWS,
-        found=browse.FOUND,
     )
 
 

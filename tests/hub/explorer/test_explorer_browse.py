@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import numpy as np
@@ -95,3 +96,23 @@ def test_an_address_that_is_written_back_has_no_empty_field(query: list[tuple[st
     written = Request.read(QueryParams(query)).url(SET, PART)
     assert "" not in QueryParams(urlsplit(written).query).values()
     assert Request.read(QueryParams(urlsplit(written).query)).url(SET, PART) == written
+
+
+class _Nearest:
+    """Every row is like every text, the first most."""
+
+    def similar(self, part: Part, to: str, *, k: int) -> list[tuple[int, float]]:
+        return [(row, 1.0 - row / 1_000) for row in range(min(k, part.num_rows))]
+
+    def rows(self, part: Part, numbers: list[int], columns: list[str]) -> None:
+        return None
+
+
+def test_a_search_by_meaning_looks_further_where_a_condition_thins_it_out(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": [f"q{row}" for row in range(400)], "n": range(400)}), tmp_path / "t.parquet")
+    rows, part = Rows(folders=[tmp_path]), Part("purified", "train", (tmp_path / "t.parquet",))
+    indexes: Any = _Nearest()
+    plain = browse.answer(rows, indexes, part, Request(like="x"))
+    assert (plain.page.num_rows, plain.looked_at, len(plain.page.rows)) == (browse.NEAREST, browse.NEAREST, 30)
+    thinned = browse.answer(rows, indexes, part, Request(like="x", where="n >= 350"))
+    assert (thinned.page.num_rows, thinned.looked_at, thinned.page.rows[0][0]) == (50, None, 350)
