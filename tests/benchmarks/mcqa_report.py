@@ -83,9 +83,10 @@ def _table(kind: str, rows: Rows) -> list[str]:
     right = {row: mean_right_Q(cells) for row, cells in rows.items()}
     for row, cells in rows.items():
         low, high = bootstrap_interval(round(float(right[row].sum())), len(right[row]))
+        differences = " | ".join(_difference(right, row, other) for other in (PLAIN, ALL, ANSWERS))
         lines.append(
             f"| {row} | {len(cells)} | {100 * mean_validation(cells):.1f} | {100 * right[row].mean():.1f} | "
-            f"{100 * low:.1f} to {100 * high:.1f} | {' | '.join(_difference(right, row, other) for other in (PLAIN, ALL, ANSWERS))} |"
+            f"{100 * low:.1f} to {100 * high:.1f} | {differences} |"
         )
     return lines
 
