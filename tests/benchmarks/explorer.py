@@ -262,7 +262,9 @@ def served(folder: Path, cache: Path) -> Iterator[Server]:
     url, stop = f"http://127.0.0.1:{port}", threading.Event()
     try:
         wait_until_up(url)
-        with httpx.Client(base_url=url, timeout=300) as client:
+        # A connection that has been idle while something was computed may be closed by now.
+        fresh = httpx.Limits(keepalive_expiry=2.0)
+        with httpx.Client(base_url=url, timeout=300, limits=fresh) as client:
             server = Server(psutil.Process(process.pid), client)
             watcher = threading.Thread(target=server.watch, args=(stop,))
             watcher.start()
