@@ -49,11 +49,11 @@ def sweep(
         estimate = estimate_sweep(plan, out, home=home)
         out_json(estimate.as_dict()) if json_ else print_estimate(estimate)
         return
-    out = out.resolve()
+    out, standing = out.resolve(), None
+    workers = pool_named(engine, out, home, jobs)  # refused before anything is written
     with sweep_folder(out, config):
-        standing = None
         if not report_only:
-            with pool_named(engine, out, home, jobs) as pool, watching() as watch:
+            with workers as pool, watching() as watch:
                 standing = run_plan(plan, out, pool, watch=watch)
         results = collect(plan, out, standing)
         write_results(results, out)

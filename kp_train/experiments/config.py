@@ -305,7 +305,8 @@ def _read(path: Path) -> tuple[str, yaml.Node | None]:
         text = path.read_text(encoding="utf-8")
         return text, yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read ({error}); examples/ holds three such files", place=path) from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot be read ({reason}); examples/ holds three such files", place=path) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else path

@@ -63,13 +63,7 @@ class Place:
 
 
 def places(jobs: int | None) -> list[Place]:
-    """One place a CUDA device; without any, `jobs` places (default: one a core) that share the processor.
-
-    Raises:
-        ConfigError: fewer than one job.
-    """
-    if jobs is not None and jobs < 1:
-        raise ConfigError(f"{jobs} is not 1 or above", place="--jobs")
+    """One place a CUDA device; without any, `jobs` places (default: one a core) that share the processor."""
     if devices := _devices():
         threads = max(1, _cores() // len(devices))
         per_device = max(1, (jobs or len(devices)) // len(devices))
@@ -228,8 +222,10 @@ def pool_named(engine: str, root: Path, home: Path, jobs: int | None) -> Abstrac
     """The workers of an engine: `local` or `ray`.
 
     Raises:
-        ConfigError: there is no such engine, or it cannot be had.
+        ConfigError: there is no such engine, it cannot be had, or there are fewer than one job.
     """
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"{jobs} is not 1 or above", place="--jobs")
     if engine == "local":
         return local_pool(root, home, jobs)
     if engine != "ray":

@@ -22,8 +22,6 @@ def test_places_share_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kp_train.experiments.pool._devices", list)
     assert [(place.device, place.threads) for place in places(2)] == [(None, 4)] * 2
     assert len(places(None)) == 8
-    with pytest.raises(ConfigError, match="--jobs: 0 is not 1 or above"):
-        places(0)
 
 
 def test_every_device_has_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,9 +31,13 @@ def test_every_device_has_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(place.device, place.threads) for place in places(4)] == [("0", 2), ("0", 2), ("1", 2), ("1", 2)]
 
 
-def test_an_engine_that_there_is_not_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--engine: 'spark' is neither local nor ray"):
-        pool_named("spark", tmp_path, tmp_path, 1)
+@pytest.mark.parametrize(
+    ("engine", "jobs", "message"),
+    [("spark", 1, "--engine: 'spark' is neither local nor ray"), ("local", 0, "--jobs: 0 is not 1 or above")],
+)
+def test_workers_that_cannot_be_are_refused(tmp_path: Path, engine: str, jobs: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pool_named(engine, tmp_path, tmp_path, jobs)
 
 
 def test_a_worker_that_is_killed_takes_one_task_with_it_and_its_place_is_free_again(tmp_path: Path) -> None:
