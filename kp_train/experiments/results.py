@@ -170,7 +170,7 @@ def as_markdown(results: Results) -> str:
     lines += ["## What it took", "", *_cost_lines(results.rows)]
     if results.saved:
         lines += ["", "Teacher calls saved out of domain, against asking every teacher:", ""]
-        lines += [f"* {dataset}, {method}: {share:.0%}" for (dataset, method), share in results.saved.items()]
+        lines += [f"* {dataset}, {method}: {share:.0%}" for (dataset, method), share in results.saved.items() if share]
     if results.failed:
         lines += ["", "## What failed", "", *(f"* {words}: {reason}" for words, reason in results.failed.items())]
     return "\n".join(lines) + "\n"
