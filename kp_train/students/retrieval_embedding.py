@@ -33,7 +33,8 @@ class SentenceEmbedder:
         from transformers import AutoModel, AutoTokenizer
 
         path = str(get_model_path())
-        self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        # Of a long question its end stays, with the choice or the rationale behind it, which tell it from its like.
+        self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, truncation_side="left")
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._network = AutoModel.from_pretrained(path, local_files_only=True).to(self._device, torch.float32).eval()
         self.size = int(self._network.config.hidden_size)

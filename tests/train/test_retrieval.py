@@ -371,3 +371,12 @@ def test_the_vectors_are_those_of_the_packaged_model_as_its_card_says() -> None:
         hidden = AutoModel.from_pretrained(str(get_model_path())).eval()(**tokens).last_hidden_state[0]
     expected = torch.nn.functional.normalize(hidden.mean(dim=0), dim=0)
     assert sentence_embedder()([text])[0] == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_of_a_text_too_long_the_end_tells_it_from_another() -> None:
+    abstract = "The patients of this cohort were followed for years. " * 60
+    first, second, same = sentence_embedder()(
+        [f"{abstract} yes, for it heals", f"{abstract} no, it harms", f"More of it. {abstract} yes, for it heals"]
+    )
+    assert first @ second < 0.999
+    assert first @ same == pytest.approx(1, abs=1e-5)
