@@ -17,7 +17,7 @@ from kp_train.batches import Item
 from kp_train.card_facts import base_of
 from kp_train.dataset import Dataset, hash_files
 from kp_train.encoding import Assignment, encode_rows
-from kp_train.fit_options import FitOptions
+from kp_train.fit_options import HOW, FitOptions
 from kp_train.model_card import write_card
 from kp_train.objectives import Objective, Weights, objective_named, weigh_by_score
 from kp_train.quiet import quiet_transformers
@@ -40,9 +40,6 @@ EVALUATIONS: Final = 12
 """How often a run is validated unless --eval-steps says otherwise."""
 
 _PACKAGES: Final = ("knowledge-purification", "torch", "transformers", "tokenizers", "accelerate")
-
-_HOW: Final = ("batch_tokens", "pack", "gradient_checkpointing", "shard", "log_to")
-"""Options that change memory, speed and what is shown, never what is learned: with others it is the same run."""
 
 
 def fit(
@@ -183,7 +180,7 @@ def _train(
 def _identity(dataset: Dataset, options: FitOptions) -> dict[str, Any]:
     package = _PACKAGES[0]
     chosen = {**asdict(options), "rationale_weight": options.weight}
-    for name in _HOW:
+    for name in HOW:
         del chosen[name]
     identity = {"dataset": dataset.hashes, **chosen, package: version(package)}
     if (checkpoint := local_checkpoint(options.student)) is not None:
@@ -258,7 +255,7 @@ def _schedule(recipe: Recipe, options: FitOptions, num_rows: int) -> Schedule:
         recipe=recipe,
         steps=steps,
         accumulate=options.accumulate,
-        **{name: getattr(options, name) for name in _HOW},
+        **{name: getattr(options, name) for name in HOW},
         eval_steps=min(options.eval_steps or math.ceil(steps / EVALUATIONS), steps),
         reduction="token-mean" if options.reduction == "token-mean" else "sequence-sum",
         seed=options.seed,

@@ -35,6 +35,9 @@ _ABOVE_ZERO: Final = (
 )
 
 
+HOW: Final = ("batch_tokens", "pack", "gradient_checkpointing", "shard", "log_to")
+"""Options that change memory, speed and what is shown, never what is learned: with others it is the same run."""
+
 LOGGERS: Final = {
     "tensorboard": ("tensorboardX", "tensorboard"),
     "wandb": ("wandb",),

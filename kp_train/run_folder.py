@@ -28,6 +28,8 @@ CHECKPOINTS: Final = "checkpoints"
 STATE_FILE: Final = "trainer_state.json"
 SAVING: Final = ".saving"
 LOCK_FILE: Final = ".lock"
+LOGS: Final = "logs"
+"""Folder of TensorBoard's files, beside the checkpoints."""
 
 
 @dataclass(frozen=True)

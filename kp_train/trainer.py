@@ -31,6 +31,7 @@ from kp_train.memory import telling_out_of_memory
 from kp_train.peak import device_name, peak_of
 from kp_train.quiet import quiet_transformers
 from kp_train.ranks import Ranks
+from kp_train.run_folder import LOGS
 from kp_train.schedule import Progress, Schedule, TrainingResult
 from kp_train.sharding import Shards, without_view_warnings
 from kp_train.steps import Step, Steps
@@ -41,9 +42,6 @@ TASK_LOSS: Final = "loss/"
 """A log line's key for a task's own loss, before the task's name."""
 
 TENSORBOARD: Final = "tensorboard"
-LOGS: Final = "logs"
-"""Folder of TensorBoard's files, beside the checkpoints."""
-
 _CUMULATIVE: Final = ("eval_seconds", "eval_used", "eval_computed")
 """Sums over the whole run, in its log at each evaluation, from which a resumed run goes on counting."""
 

@@ -13,7 +13,10 @@ from kp_train.assistant.lessons import Classroom
 from kp_train.assistant.options import AssistantOptions
 from kp_train.assistant.records import SIGNALS, STUDENT, Signal, write_signals
 from kp_train.assistant.report import write_report
-from kp_train.run_folder import LOCK_FILE, RUN_FILE, RunFolder
+from kp_train.dataset import Dataset
+from kp_train.model_card import write_card
+from kp_train.run_folder import LOCK_FILE, LOGS, RUN_FILE, RunFolder
+from kp_train.student_folder import CARD_FILE
 
 REPORT: Final = "report.json"
 EVIDENCE: Final = "reconstructed from the abstract of arXiv:2406.05322"
@@ -38,6 +41,7 @@ class Stage:
 
 def finish_run(
     folder: RunFolder,
+    dataset: Dataset,
     classroom: Classroom,
     options: AssistantOptions,
     assistant: Assistant,
@@ -48,6 +52,7 @@ def finish_run(
 
     Args:
         folder: of the run, held.
+        dataset: what the user gave.
         classroom, options, assistant: of the run.
         stages: all, in order.
         said: the last word on each question.
@@ -57,7 +62,8 @@ def finish_run(
     best = max(range(len(stages)), key=lambda number: (stages[number].record["validation_accuracy"], number))
     saving = folder.prepare_saving()
     for path in sorted((folder.path / stages[best].name / STUDENT).iterdir()):
-        if path.name not in (RUN_FILE, LOCK_FILE):
+        # The card and the log are of one stage, and the card is written anew below.
+        if path.name not in (RUN_FILE, LOCK_FILE, CARD_FILE, LOGS):
             (shutil.copytree if path.is_dir() else shutil.copy2)(path, saving / path.name)
     write_signals(said, folder.path / SIGNALS)
     record = {
@@ -66,10 +72,12 @@ def finish_run(
         **_best(stages[best]),
         **_calls(options, assistant, stages[-1]),
         "stages": [dict(stage.figures) for stage in stages],
+        "dataset": dataset.as_record(),
         "dataset_path": classroom.place,
     }
     write_json(record, folder.path / REPORT)
     write_report(record, folder.path)
+    write_card(saving, {**record, "identity": folder.identity}, existing=folder.path / CARD_FILE)
     return folder.finish(record)
 
 
@@ -80,7 +88,7 @@ def _totals(stages: Sequence[Stage]) -> dict[str, Any]:
 
 
 def _best(stage: Stage) -> dict[str, Any]:
-    taken = ("best_step", "validation_accuracy", "parameters", "versions")
+    taken = ("best_step", "validation_accuracy", "parameters", "rows", "schedule", "base", "device", "mfu", "versions")
     return {"best_stage": stage.name, **{name: stage.record[name] for name in taken}}
 
 

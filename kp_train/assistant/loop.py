@@ -64,7 +64,7 @@ from kp_train.assistant.staging import (
 from kp_train.assistant.teachers import Answered, TeacherSource
 from kp_train.dataset import Dataset
 from kp_train.fit import fit
-from kp_train.fit_options import FitOptions
+from kp_train.fit_options import HOW, FitOptions
 from kp_train.ranks import ranks_of_environment
 from kp_train.run_folder import RunFolder
 from kp_train.students import Student, load_student
@@ -135,7 +135,7 @@ def fit_with_assistant(
         run = _Run(classroom, fitting, options, source, folder.path, config, stack, showing, say)
         stages = [run.stage(number) for number in range(1 + options.rounds)]
         said = run.said([stage.signals for stage in stages])
-        return finish_run(folder, classroom, options, run.assistant, stages, said)
+        return finish_run(folder, dataset, classroom, options, run.assistant, stages, said)
 
 
 @dataclass
@@ -357,9 +357,7 @@ def run_identity(
 ) -> dict[str, Any]:
     """All that decides about the result of a run."""
     told = {**asdict(options), "router": None if options.router is None else str(options.router)}
-    # How a step is cut changes memory and speed, never what is learned.
-    how = ("batch_tokens", "pack", "gradient_checkpointing", "shard", "log_to")
-    fitted = {name: value for name, value in asdict(fitting).items() if name not in how}
+    fitted = {name: value for name, value in asdict(fitting).items() if name not in HOW}
     package = "knowledge-purification"
     return {
         "dataset": dataset.hashes,

@@ -67,6 +67,16 @@ def test_the_best_stage_becomes_the_student_of_the_folder(finished: tuple[Path, 
     assert (out / "model.safetensors").read_bytes() == kept
 
 
+def test_the_card_tells_of_the_whole_run_and_not_of_the_stage_that_was_best(
+    finished: tuple[Path, dict[str, Any], Scripted],
+) -> None:
+    out, record, _ = finished
+    card = (out / "README.md").read_text(encoding="utf-8")
+    line = next(line for line in card.splitlines() if "calls to teachers while training" in line)
+    assert str(record["teacher_calls"]) in line
+    assert not (out / "logs").exists()
+
+
 def test_a_finished_run_is_given_back_without_a_call(finished: tuple[Path, dict[str, Any], Scripted]) -> None:
     out, record, _ = finished
     again = Scripted()
