@@ -125,7 +125,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         bound.listen(2_048)
     except OSError as error:
         bound.close()
-        reason = f"cannot listen ({error.strerror}); choose another --port or --host"
+        reason = f"cannot listen ({error.strerror}); choose another --port"
         raise HubError(reason, place=f"{host}:{port}") from error
     with bound:
         yield bound
