@@ -10,9 +10,10 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -119,14 +120,12 @@ class _LocalPool:
         return tuple(worker.task for worker, _ in self._busy.values() if worker.task is not None)
 
     def submit(self, task: Task) -> None:
-        if self._resting:
-            worker, place = self._resting.pop()
-        else:
-            place = self._free.pop()
-            worker = self._start(place)
+        worker, place = self._rested()
         worker.task = task
         self._busy[worker.pipe] = worker, place
-        worker.pipe.send_bytes(json.dumps(asdict(task)).encode())
+        # Whoever dies between tasks and is not known to be dead yet is found out by its closed pipe.
+        with suppress(OSError):
+            worker.pipe.send_bytes(json.dumps(asdict(task)).encode())
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         ready = wait(list(self._busy), timeout_s)
@@ -141,6 +140,17 @@ class _LocalPool:
             if worker.process.is_alive():
                 worker.process.kill()
             worker.pipe.close()
+
+    def _rested(self) -> tuple[_Worker, Place]:
+        """A worker without a task; those that died while they rested are replaced."""
+        while self._resting:
+            worker, place = self._resting.pop()
+            if worker.process.is_alive():
+                return worker, place
+            worker.pipe.close()
+            self._free.append(place)
+        place = self._free.pop()
+        return self._start(place), place
 
     def _ended(self, pipe: Connection) -> Outcome:
         worker, place = self._busy.pop(pipe)
@@ -174,6 +184,7 @@ def _how_it_died(code: int | None) -> str:
 
 def _work(pipe: Connection, root: str, home: str, device: str | None, threads: int) -> None:
     """A worker's life: take a task, do it, say how it went; until the pipe is closed."""
+    _end_with_parent()
     # Ctrl-C is the starting process's business, which then ends its workers; they clean up behind them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -194,6 +205,18 @@ def _work(pipe: Connection, root: str, home: str, device: str | None, threads: i
         except (EOFError, KeyboardInterrupt):
             sys.exit(0)
         pipe.send_bytes(json.dumps(answer_of(sweep, told, root=Path(root), home=Path(home))).encode())
+
+
+def _end_with_parent() -> None:
+    """A sweep that was killed leaves nobody behind who goes on writing where the next one begins."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="kp-parent", daemon=True).start()
 
 
 def answer_of(sweep: Any, told: dict[str, Any], *, root: Path, home: Path) -> dict[str, str | None]:

@@ -12,6 +12,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from kp_data.errors import ConfigError
+from kp_data.tables import replacing
 from kp_train.experiments.plan import Kind, Plan, Task
 from kp_train.experiments.pool import SWEEP_FILE, Outcome, Pool
 from kp_train.experiments.work import is_done
@@ -53,8 +54,9 @@ def sweep_folder(root: Path, config: Path) -> Iterator[None]:
 
     Raises:
         ConfigError: another sweep is writing there, it cannot be written, or it holds something else.
+        DataError: the disk is full.
     """
-    if root.is_dir() and any(root.iterdir()) and not (root / SWEEP_FILE).is_file():
+    if not (root / SWEEP_FILE).is_file() and root.is_dir() and any(path.name != _LOCK for path in root.iterdir()):
         raise ConfigError("holds files that are not of a sweep; give another --out", place=root)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -65,10 +67,21 @@ def sweep_folder(root: Path, config: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"cannot be written ({error.strerror}); give another --out", place=root) from error
     try:
-        shutil.copyfile(config, root / SWEEP_FILE)
+        _keep_copy(config, root / SWEEP_FILE)
         yield
     finally:
         lock.release()
+
+
+def _keep_copy(config: Path, copy: Path) -> None:
+    """Copy the file, unless it is the copy itself that was given.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    if not (copy.exists() and copy.samefile(config)):
+        with replacing(copy) as temporary:
+            shutil.copyfile(config, temporary)
 
 
 def run_plan(plan: Plan, root: Path, pool: Pool, *, watch: Callable[[Standing], None] = lambda _: None) -> Standing:

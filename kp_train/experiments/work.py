@@ -138,7 +138,8 @@ def _teachers(sweep: Sweep, count: int, task: Task, root: Path, stack: ExitStack
 
 
 def _is_of(teacher: str, need: str) -> bool:
-    return need.startswith(f"teachers/{teacher}-")
+    # A teacher's name may begin with another's and a dash; the key behind the last dash has none.
+    return need.rpartition("-")[0] == f"teachers/{teacher}"
 
 
 def _route(task: Task, root: Path, names: Sequence[str]) -> Callable[[Sequence[Question]], Sequence[str]] | None:
