@@ -175,6 +175,10 @@ def _array(stream: IO[str], document: Document) -> Iterator[Element]:
             raise DataError(f"the JSON array breaks off after item {number}", place=document.place)
         text.position += separator == ","
         number += 1
+    text.position += 1
+    if text.next_character():
+        # As where results of two runs are in one file: what follows would be lost.
+        raise DataError("more follows the end of the JSON array; give a file for each", place=document.place)
 
 
 class _Text:

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -53,6 +55,7 @@ RESPONSE_FIELDS: Final = (
     "logprob",
 )
 _BATCH: Final = 1_000
+_WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
 _COLUMNS: Final = {"stated": "answer", "stated_index": "answer_index"}
 """Our fields to the columns of a responses table, where `answer` is the teacher's."""
 
@@ -61,49 +64,60 @@ def read_jsonl(sources: Sequence[Path], options: ImportOptions) -> Iterator[Row]
     """Rows of JSON lines or arrays, their fields as the options say.
 
     Raises:
-        ConfigError: a field is mapped that there is none of.
+        ConfigError: a field is mapped that there is none of, here or in any row.
     """
-    known = (*QUESTION_FIELDS, *RESPONSE_FIELDS)
-    if unknown := [name for name in options.fields if name not in known]:
-        raise ConfigError(f"there is no field '{unknown[0]}' of ours; there are {', '.join(known)}", place="--map")
+    _check_mapped(options)
+    unseen = _told_paths(options)
     for source in sources:
         for document in documents_of(source):
             for element in elements_of(document):
                 if element.problem is not None or not isinstance(element.value, dict):
                     yield LeftOut(element.place, element.problem or "is no object")
                     continue
+                fields = Fields(element.value, options.fields)
+                unseen = {said: path for said, path in unseen.items() if not fields.has(path)}
                 try:
-                    yield _imported(Fields(element.value, options.fields), options, element.place)
+                    yield _imported(fields, options, element.place)
                 except UnusableRow as fault:
                     yield LeftOut(element.place, str(fault))
+    _refuse_unseen(unseen, sources)
 
 
 def read_tables(sources: Sequence[Path], options: ImportOptions) -> Iterator[Row]:
     """Rows of folders with a table of questions and one of responses.
 
     Raises:
+        ConfigError: a field is mapped that there is none of, here or in any row.
         DataError: a table is missing or cannot be read.
     """
+    _check_mapped(options)
+    unseen = _told_paths(options)
+    # In a table of responses `answer` and the like are the teacher's; those of the question are mapped in the other.
+    paths = {**_COLUMNS, **{name: path for name, path in options.fields.items() if name not in QUESTION_FIELDS}}
     for folder in sources:
         questions: dict[str, Question] = {}
         for place, row in _table_rows(folder, "questions"):
+            fields = Fields(row, options.fields)
+            unseen = {said: path for said, path in unseen.items() if not fields.has(path)}
             try:
-                question = _question(Fields(row, options.fields))
+                question = _question(fields)
             except UnusableRow as fault:
                 yield LeftOut(place, str(fault))
                 continue
             # Kept, because a response is read and judged by the question it belongs to.
             questions.setdefault(question.id, question)
-            yield Imported(question, (), place, own_split="split" in row)
+            yield Imported(question, (), place, own_split=fields.get("split") is not None)
         for place, row in _table_rows(folder, "responses"):
-            fields = Fields(row, _COLUMNS)
+            fields = Fields(row, paths)
+            unseen = {said: path for said, path in unseen.items() if not fields.has(path)}
             try:
                 asked = questions.get(fields.text("question_id"))
                 if asked is None:
                     raise UnusableRow("the response belongs to no question")
-                yield Imported(asked, (_response(fields, asked, options),), place, own_split="split" in row)
+                yield Imported(asked, (_response(fields, asked, options),), place)
             except UnusableRow as fault:
                 yield LeftOut(place, str(fault))
+    _refuse_unseen(unseen, sources)
 
 
 @dataclass(frozen=True)
@@ -125,6 +139,12 @@ class Fields:
         for part in path.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         return value
+
+    def has(self, path: str) -> bool:
+        """Whether the row has that field, be it null."""
+        place, _, last = path.rpartition(".")
+        above = self.at(place) if place else self.row
+        return path in self.row or (isinstance(above, Mapping) and last in above)
 
     def text(self, name: str) -> str:
         """A text that must be there; a number is one, too.
@@ -157,7 +177,7 @@ class Fields:
             UnusableRow: it is something else.
         """
         value = self.get(name)
-        if isinstance(value, str) and value.strip().lstrip("-").isdecimal() and len(value) < 20:
+        if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
             value = int(value)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -173,13 +193,34 @@ class Fields:
         """
         value = self.get(name)
         try:
-            return None if value is None or value == "" else float(value)
+            number = None if value is None or value == "" else float(value)
         except (TypeError, ValueError, OverflowError) as error:
             raise UnusableRow(f"{self._called(name)} is no number") from error
+        # Python's JSON has nan, which would make every sum nan; it is written where a number is not known.
+        return number if number is not None and math.isfinite(number) else None
 
     def _called(self, name: str) -> str:
         path = self.paths.get(name, name)
         return f"field '{name}'" if path == name else f"field '{name}' (at '{path}')"
+
+
+def _check_mapped(options: ImportOptions) -> None:
+    known = (*QUESTION_FIELDS, *RESPONSE_FIELDS)
+    if unknown := [name for name in options.fields if name not in known]:
+        raise ConfigError(f"there is no field '{unknown[0]}' of ours; there are {', '.join(known)}", place="--map")
+
+
+def _told_paths(options: ImportOptions) -> dict[str, str]:
+    """What the user wrote to the path that it names."""
+    teachers = {f"--teacher {name}={path}": path for name, path in options.teachers.items() if name}
+    return {**{f"--map {name}={path}": path for name, path in options.fields.items()}, **teachers}
+
+
+def _refuse_unseen(unseen: Mapping[str, str], sources: Sequence[Path]) -> None:
+    """A field that is in no row is misspelt: without it, what it should hold would be lost in silence."""
+    for said, path in unseen.items():
+        place = ", ".join(map(str, sources))
+        raise ConfigError(f"no row has a field '{path}'; correct {said}, or leave it out", place=place)
 
 
 def _imported(fields: Fields, options: ImportOptions, place: str) -> Imported:
@@ -203,8 +244,10 @@ def _wide(
 
 
 def _question(fields: Fields) -> Question:
-    text = fields.text("question")
+    text, context = fields.text("question"), fields.maybe("context")
     choices = _choices(fields.get("choices"))
+    # What is asked about different passages in the same words are different questions.
+    asked = (text, choices) if context is None else (text, choices, context)
     answer, index = fields.maybe("answer"), fields.whole("answer_index")
     if choices and answer is not None:
         named = choice_index(answer, choices)
@@ -216,26 +259,31 @@ def _question(fields: Fields) -> Question:
         answer = choices[index] if 0 <= index < len(choices) else None
     return Question(
         # A row without an id is known by what it asks.
-        id=fields.maybe("id") or hashlib.sha256(repr((text, choices)).encode("utf-8", "replace")).hexdigest()[:16],
+        id=fields.maybe("id") or hashlib.sha256(repr(asked).encode("utf-8", "replace")).hexdigest()[:16],
         question=text,
         choices=choices,
         answer=answer,
         answer_index=index,
         split=fields.maybe("split") or "train",
         subject=fields.maybe("subject"),
-        context=fields.maybe("context"),
+        context=context,
     )
 
 
 def _choices(value: Any) -> tuple[str, ...]:
     """A list of texts; an object of letters to texts, or of texts and letters apart, as the Hub has them."""
     if isinstance(value, dict):
-        value = value["text"] if isinstance(value.get("text"), list) else [value[key] for key in sorted(value)]
+        value = value["text"] if isinstance(value.get("text"), list) else [value[key] for key in _in_order(value)]
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(choice, str | int | float) for choice in value):
         raise UnusableRow("field 'choices' is no list of texts")
     return tuple(clean(str(choice)) for choice in value)
+
+
+def _in_order(keys: Collection[str]) -> list[str]:
+    """Letters by the alphabet, numbers by their size: "10" stands behind "9"."""
+    return sorted(keys, key=int if all(_WHOLE.fullmatch(key) for key in keys) else None)
 
 
 def _response(fields: Fields, question: Question, options: ImportOptions) -> Response:

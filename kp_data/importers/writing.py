@@ -274,6 +274,8 @@ def check_out(out: Path) -> None:
     Raises:
         DataError: it does.
     """
+    if out.name in ("", ".."):
+        raise DataError("give --out a name: the folder is put in place by a rename", place=out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     refusal = DataError("holds something else; choose another --out or remove it", place=out)

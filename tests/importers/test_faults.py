@@ -42,6 +42,7 @@ def kp_data(*arguments: str) -> "subprocess.CompletedProcess[str]":
         ("question_id,pred\n1,B\n", "neither a JSON array nor JSON lines"),
         ("[" * 200_000, "item 1 of the JSON array is broken"),
         ("[12", "item 1 of the JSON array is broken"),
+        ('[{"question_id": 1}]\n[{"question_id": 2}]\n', "more follows the end of the JSON array"),
     ],
 )
 def test_a_malformed_array_is_one_message_with_its_place(tmp_path: Path, text: str, message: str) -> None:
