@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from kp_data.config import Teacher, parse_teacher
 from kp_data.errors import ConfigError, KpError
@@ -30,6 +30,13 @@ ROUTERS: Final = ("plackett-luce", "plm-classifier", "similarity-router", "best-
 
 _Positive = Annotated[int, Field(ge=1)]
 _Name = Annotated[str, Field(pattern=NAME)]
+_Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if twice := [value for value in values if values.count(value) > 1]:
+        raise ValueError(f"{twice[0]!r} stands there twice")
+    return values
 
 
 class _Section(BaseModel):
@@ -118,14 +125,14 @@ class StudentSpec(_Section):
     shape: Shape | None = None
     parameters: _Positive | None = None
     """For `--dry-run`, where the checkpoint is not at hand."""
-    lr: Annotated[float, Field(gt=0)] | None = None
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     batch: _Positive | None = None
     accumulate: _Positive = 1
     batch_tokens: _Positive | None = None
     choice_orders: _Positive | None = None
     bf16: bool | None = None
     gradient_checkpointing: bool = False
-    rationale_weight: Annotated[float, Field(ge=0)] | None = None
+    rationale_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     reduction: Literal["token-mean", "sequence-sum"] = "token-mean"
     view: Literal["separate", "rationale-first", "answer-first"] | None = None
     lora_rank: _Positive | None = None
@@ -145,7 +152,7 @@ class Budget(_Section):
     steps: _Positive | None = None
     tokens: _Positive | None = None
     """Read and written in training."""
-    flops: Annotated[float, Field(gt=0)] | None = None
+    flops: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     evaluations: _Positive = 6
     """On validation, evenly over the run; the best is kept."""
 
@@ -167,10 +174,16 @@ class OutOfDomain(_Section):
     """Routers fitted above choose whom to ask here; students are trained and tested here."""
 
     datasets: Annotated[tuple[Data, ...], Field(min_length=1)]
-    methods: tuple[str, ...] | None = None
+    methods: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_once)] | None = None
     """Default: the baselines and routers of the sweep. Teacher selection needs gold and every answer: left out."""
-    students: tuple[str, ...] | None = None
-    seeds: tuple[int, ...] | None = None
+    students: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_once)] | None = None
+    seeds: Annotated[tuple[_Seed, ...], Field(min_length=1), AfterValidator(_once)] | None = None
+
+    @model_validator(mode="after")
+    def _asked_here(self) -> OutOfDomain:
+        if taken := [data.name for data in self.datasets if data.source is None]:
+            raise ValueError(f"{taken[0]} needs source, not panel: routers choose who is asked here")
+        return self
 
 
 class Hardware(_Section):
@@ -208,28 +221,21 @@ class Sweep(_Section):
     out_of_domain: OutOfDomain | None = None
     teachers: Annotated[tuple[Annotated[SweepTeacher, BeforeValidator(_as_teacher)], ...], Field(min_length=1)]
     """In the order in which they are added."""
-    counts: tuple[_Positive, ...] | None = None
+    counts: Annotated[tuple[_Positive, ...], Field(min_length=1), AfterValidator(_once)] | None = None
     """Numbers of teachers; default: 1 to all."""
     methods: Annotated[tuple[Annotated[Method, BeforeValidator(_as_method)], ...], Field(min_length=1)]
     students: Annotated[tuple[StudentSpec, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[_Seed, ...], Field(min_length=1), AfterValidator(_once)] = (0,)
     budget: Budget
     mode: Literal["blind", "both"] = "blind"
     """both: rationales are asked for with the gold answer in the prompt, as TinyLLM does; labels stay blind."""
     examples: Annotated[int, Field(ge=0, le=64)] = 0
     embedder: str = "minilm"
-    purify_seed: int = 0
+    purify_seed: _Seed = 0
     score: Literal["sum", "token", "char", "pmi", "generate"] = "sum"
     """How a student answers: its likeliest choice, or what it writes (the papers' exact match)."""
     keep_students: bool = False
     hardware: Hardware | None = None
-
-    @field_validator("seeds", "counts")
-    @classmethod
-    def _each_once(cls, values: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if values is not None and (len(set(values)) != len(values) or not values):
-            raise ValueError("names something twice, or nothing")
-        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Sweep:
@@ -283,8 +289,7 @@ def load_sweep(path: Path) -> Sweep:
     Raises:
         ConfigError: no such file, not YAML, an unknown key or a value that cannot be; names line and key.
     """
-    text, node = _read(path)
-    values = yaml.safe_load(text)
+    values, node = _read(path)
     if not isinstance(values, dict):
         raise ConfigError("must hold keys such as 'datasets:' and 'teachers:'; see examples/laptop.yaml", place=path)
     try:
@@ -300,10 +305,12 @@ def digest_of(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
-def _read(path: Path) -> tuple[str, yaml.Node | None]:
+def _read(path: Path) -> tuple[Any, yaml.Node | None]:
     try:
         text = path.read_text(encoding="utf-8")
-        return text, yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_twice(node, path)
+        return yaml.safe_load(text), node
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"cannot be read ({reason}); examples/ holds three such files", place=path) from error
@@ -311,6 +318,25 @@ def _read(path: Path) -> tuple[str, yaml.Node | None]:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else path
         raise ConfigError(f"not valid YAML ({getattr(error, 'problem', None) or error})", place=place) from error
+
+
+def _refuse_twice(node: yaml.Node | None, path: Path) -> None:
+    """Raises: ConfigError, when a key stands twice in a section: YAML would pass over the first without a word."""
+    waiting, met = [node], set()
+    while waiting:
+        section = waiting.pop()
+        if id(section) in met:  # an alias
+            continue
+        met.add(id(section))
+        if isinstance(section, yaml.SequenceNode):
+            waiting += section.value
+        elif isinstance(section, yaml.MappingNode):
+            waiting += [value for _, value in section.value]
+            keys = [str(key.value) for key, _ in section.value]
+            for number, (key, _) in enumerate(section.value):
+                if keys[number] in keys[:number]:
+                    place = f"{path}:{key.start_mark.line + 1}"
+                    raise ConfigError(f"key {keys[number]!r} stands twice; keep one", place=place)
 
 
 def _told(error: ValidationError, path: Path, node: yaml.Node | None) -> ConfigError:

@@ -45,6 +45,15 @@ def test_the_paper_is_planned_with_its_teachers_students_and_datasets() -> None:
         ({"teachers": ["ada", "ada"]}, "teachers: 'ada' stands there twice"),
         ({"counts": [1, 3]}, "counts: 3 teachers, but 2 are named"),
         ({"seeds": []}, "seeds"),
+        ({"seeds": [0, 0]}, "seeds: 0 stands there twice"),
+        ({"seeds": [2**70]}, "seeds.0: Input should be less than"),
+        ({"purify_seed": -1}, "purify_seed: Input should be greater than or equal to 0, not -1"),
+        ({"budget": {"flops": float("inf")}}, "budget.flops: Input should be a finite number"),
+        ({"out_of_domain": {"datasets": [{"name": "y", "panel": "p"}]}}, "y needs source, not panel"),
+        (
+            {"out_of_domain": {"datasets": [{"name": "y", "source": "p"}], "methods": ["all", "all"]}},
+            "out_of_domain.methods: 'all' stands there twice",
+        ),
         ({"methods": ["similarity-ruoter"]}, "no method 'similarity-ruoter'; did you mean 'similarity-router'"),
         ({"methods": [{"name": "plackett-luce", "options": {"gama": 1}}]}, "did you mean 'gamma'"),
         ({"datasets": [{"name": "x"}]}, "needs either source or panel"),
@@ -52,7 +61,7 @@ def test_the_paper_is_planned_with_its_teachers_students_and_datasets() -> None:
         ({"students": [{"name": "x", "shape": {"width": 30, "heads": 8}}]}, "width 30 cannot be shared by 8 heads"),
         ({"students": [{"name": "x", "shape": {"wide": 30}}]}, "unknown key 'students.0.shape.wide'"),
         (
-            {"out_of_domain": {"datasets": [{"name": "y", "panel": "p"}], "students": ["big"]}},
+            {"out_of_domain": {"datasets": [{"name": "y", "source": "p"}], "students": ["big"]}},
             "out_of_domain.students: no 'big' in this file; there are tiny",
         ),
     ],
@@ -73,7 +82,17 @@ def test_an_unknown_key_is_found_by_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "must hold keys"), ("", "must hold")]
+    ("text", "message"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- 1", "must hold keys"),
+        ("", "must hold"),
+        ("? [a]\n: b", "not valid YAML"),
+        ("a: !!python/object:os.system x", "not valid YAML"),
+        ("name: x\nseeds: [0]\nname: y", "sweep.yaml:3: key 'name' stands twice"),
+        ("name: x\nbudget: {steps: 1, steps: 2}", "sweep.yaml:2: key 'steps' stands twice"),
+        ("name: &again [*again]", "name: Input should be"),
+    ],
 )
 def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "sweep.yaml"
