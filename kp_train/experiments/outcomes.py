@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ import numpy as np
 
 from kp_data.errors import DataError
 from kp_train.experiments.config import STEP_BY_STEP, UNTAUGHT
-from kp_train.experiments.plan import Plan, Task
+from kp_train.experiments.plan import IN_DOMAIN, Plan, Task
 from kp_train.experiments.training import ANSWERS
 from kp_train.experiments.work import is_done, read_done
 
@@ -68,11 +68,13 @@ class Outcomes:
         right: group to (S, Q) bool, seeds and questions in one order for all groups of a dataset.
         seeds: S, those of which every group of a comparison has a student.
         figures: group to what each of its students took, a record a seed.
+        planned: domain to its datasets, those whose students are missing included; default: those there are.
     """
 
     right: dict[Group, Array]
     seeds: dict[Group, tuple[int, ...]]
     figures: dict[Group, tuple[dict[str, Any], ...]]
+    planned: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def groups(self, domain: str) -> list[Group]:
         """Groups of a domain, in the order of the plan."""
@@ -88,7 +90,8 @@ class Outcomes:
 
     def find(self, domain: str, dataset: str, method: str, count: int, student: str) -> Group | None:
         """The group of a line's point; with one teacher, that of step by step for every method."""
-        name = STEP_BY_STEP if count == 1 and method not in UNTAUGHT else method
+        # Out of domain a router of one teacher asks it anew, so there every method has students of its own.
+        name = STEP_BY_STEP if count == 1 and domain == IN_DOMAIN and method not in UNTAUGHT else method
         group = Group(domain, dataset, name, 0 if method in UNTAUGHT else count, student)
         return group if group in self.right else None
 
@@ -115,7 +118,7 @@ class Outcomes:
         Returns: with its interval; None where a student is missing, or the groups have no seed in common.
         """
         listed = list(terms)
-        datasets = self.names("dataset", listed[0][0])
+        datasets = self.planned.get(listed[0][0]) or self.names("dataset", listed[0][0])
         value, draws_B = 0.0, np.zeros(DRAWS)
         for dataset in datasets:
             found = [(self.find(domain, dataset, *rest), weight) for domain, *rest, weight in _each(listed)]
@@ -181,6 +184,7 @@ def read_outcomes(plan: Plan, root: Path) -> Outcomes:
     """
     found: dict[Group, list[tuple[int, Array, dict[str, Any]]]] = {}
     order: dict[str, list[str]] = {}
+    pairs = [(task.cell.domain, task.cell.dataset) for task in plan.cells if task.cell is not None]
     for task in plan.cells:
         if task.cell is not None and is_done(root, task):
             cell = task.cell
@@ -195,6 +199,7 @@ def read_outcomes(plan: Plan, root: Path) -> Outcomes:
         {group: np.stack([right_Q for _, right_Q, _ in rows]) for group, rows in found.items()},
         {group: tuple(seed for seed, _, _ in rows) for group, rows in found.items()},
         {group: tuple(record for _, _, record in rows) for group, rows in found.items()},
+        {domain: tuple(dict.fromkeys(name for where, name in pairs if where == domain)) for domain, _ in pairs},
     )
 
 

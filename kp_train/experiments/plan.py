@@ -38,6 +38,8 @@ Kind = Literal["teach", "ask", "join", "purify", "cell"]
 OUT_OF_DOMAIN: Final = "out"
 IN_DOMAIN: Final = "in"
 _PACKAGES: Final = ("knowledge-purification", "torch", "transformers")
+_PROTOCOL: Final = 2
+"""Of splits and tokenizers; higher whenever the same file gives other students, so that old ones are not taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ class _Planner:
     def __init__(self, sweep: Sweep, home: Path) -> None:
         self._sweep, self._home = sweep, home
         self._versions = tuple(version(name) for name in _PACKAGES)
+        self._digests: dict[str, str] = {}
 
     def tasks(self) -> Iterator[Task]:
         teachers = self._sweep.teachers
@@ -194,7 +197,7 @@ class _Planner:
         teacher = next(one for one in self._sweep.teachers if one.name == name)
         assert teacher.taught is not None
         student = self._sweep.student(teacher.taught.student)
-        key = digest_of("teach", teacher.taught, student, self._versions)
+        key = digest_of("teach", teacher.taught, student, self._versions, self._bytes_of(student.model))
         return Task("teach", f"teachers/{name}-{key}", key, (), f"teach {name}", facts={"teacher": name})
 
     def _ask(self, data: Data, taught: list[Task]) -> Task:
@@ -218,8 +221,10 @@ class _Planner:
     def _purify(self, name: str, count: int, panel: Task) -> Task:
         chosen = self._sweep.method(name)
         teachers = tuple(teacher.name for teacher in self._sweep.teachers[:count])
-        settings = (sorted(chosen.options.items()), self._sweep.embedder, self._sweep.purify_seed)
-        key = digest_of("purify", panel.key, name, teachers, settings, self._versions)
+        options = sorted(chosen.options.items())
+        settings = (options, self._sweep.embedder, self._sweep.purify_seed)
+        local = [self._bytes_of(value) for value in (self._sweep.embedder, *(value for _, value in options))]
+        key = digest_of("purify", panel.key, name, teachers, settings, local, self._versions)
         return Task(
             "purify",
             f"purified/{name}-{count}t-{key}",
@@ -256,7 +261,8 @@ class _Planner:
         teachers = tuple(teacher.name for teacher in sweep.teachers[: cell.count])
         budget = None if cell.method == INFERENCE else sweep.budget
         tokenizer = panel.key if sweep.student(cell.student).shape is not None else None
-        basis = (asdict(cell), lessons.key, tokenizer, teachers, spec, budget, sweep.score, self._versions)
+        local = self._bytes_of(sweep.student(cell.student).model)
+        basis = (asdict(cell), lessons.key, tokenizer, teachers, spec, budget, sweep.score, self._versions, local)
         key = digest_of("cell", *basis)
         teachers_words = f"-{cell.count}t" if cell.count else ""
         name = f"cells/{cell.dataset}-{cell.method}{teachers_words}-{cell.student}-s{cell.seed}-{key}"
@@ -290,6 +296,16 @@ class _Planner:
             facts={"dataset": data.name, "method": method, "count": count, "router": router.name if router else None},
         )
 
+    def _bytes_of(self, name: object) -> str | None:
+        """Of a checkpoint in a local folder, which may change under its name; None for any other name."""
+        from kp_train.student_folder import student_digest
+
+        if not isinstance(name, str) or not name or not Path(name).is_dir():
+            return None
+        if name not in self._digests:
+            self._digests[name] = student_digest(Path(name))
+        return self._digests[name]
+
     def _source(self, data: Data) -> tuple[Any, ...]:
         """A dataset as far as it decides: what it says, and the bytes of local files."""
         place = data.source or data.panel
@@ -299,7 +315,7 @@ class _Planner:
         if data.panel is not None and not files and data.expected is None:
             raise ConfigError("no panel folder there; make it with `kp-data generate`, or correct the path", place=path)
         hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-        return place, data.limit, sorted(data.columns.items()), hashes
+        return place, data.limit, sorted(data.columns.items()), hashes, _PROTOCOL
 
 
 def questions_at_hand(data: Data, home: Path) -> int | None:

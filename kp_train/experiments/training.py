@@ -20,7 +20,7 @@ from kp_train.experiments.plan import OUT_OF_DOMAIN, Cell, Task
 from kp_train.fit import fit
 from kp_train.fit_options import FitOptions
 from kp_train.objectives import Weights, objective_named
-from kp_train.views import LABEL
+from kp_train.views import LABEL, Row
 
 MEASURED_ROWS: Final = 256
 """Rows whose tokens and FLOPs are counted, to know how many steps a budget buys."""
@@ -123,7 +123,11 @@ def _checkpoint(sweep: Sweep, cell: Cell, spec: StudentSpec, panel: Path, lesson
     if spec.shape is None:
         return str(spec.model)
     folder = panel / PANEL if (panel / PANEL).is_dir() else panel
-    texts = texts_of([read_dataset(folder), lessons] if cell.domain == OUT_OF_DOMAIN else [read_dataset(folder)])
+    read = [read_dataset(folder)]
+    if cell.domain == OUT_OF_DOMAIN:
+        # Methods ask different teachers here, and the questions are what all of their students have in common.
+        read.append(replace(lessons, rows=tuple(Row(row.question) for row in lessons.rows), teachers=()))
+    texts = texts_of(read)
     key = digest_of("fresh", spec.shape, texts, cell.seed)
     return str(fresh_checkpoint(spec.shape, texts, root / "fresh" / f"{spec.name}-s{cell.seed}-{key}", seed=cell.seed))
 
@@ -171,9 +175,12 @@ def _drop_weights(student: Path) -> None:
     """What is left of a student is the record of its run: hundreds of large students would fill a disk."""
     if not (student / "run.json").is_file():
         return
-    record = read_json(student / "run.json")
-    shutil.rmtree(student)
-    write_json(record, student.with_name("run.json"))
+    write_json(read_json(student / "run.json"), student.with_name("run.json"))
+    # By a rename first: half a student would neither answer nor be gone on with.
+    gone = student.with_name(".dropped")
+    shutil.rmtree(gone, ignore_errors=True)
+    student.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 __all__ = ["ANSWERS", "RESULT", "KpError", "cost_of_row", "fit_options", "lessons_of", "steps_of", "train_cell"]

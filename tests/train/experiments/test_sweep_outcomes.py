@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -129,3 +131,16 @@ def test_a_difference_turns_its_sign_with_its_sides(seed: int) -> None:
     assert forth is not None
     assert back is not None
     assert (forth.value, forth.low, forth.high) == pytest.approx((-back.value, -back.high, -back.low))
+
+
+def test_out_of_domain_one_teacher_is_no_reason_to_look_for_step_by_step() -> None:
+    found = outcomes({group("all", 1, domain="out"): first(0.4), group("random", 1, domain="out"): first(0.5)})
+    gain = found.difference("out", ("random", 1), ("all", 1), ["s"])
+    assert gain is not None
+    assert gain.value == pytest.approx(0.1)
+
+
+def test_a_dataset_that_was_planned_and_failed_leaves_the_mean_out() -> None:
+    found = replace(outcomes({group("all", 2): first(0.5)}), planned={"in": ("d", "e")})
+    assert found.mean("in", "all", 2, "s") is None
+    assert replace(found, planned={"in": ("d",)}).mean("in", "all", 2, "s") is not None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,24 @@ def test_out_of_domain_a_student_learns_what_the_one_teacher_said(tmp_path: Path
     rows = routed_rows(tmp_path, method="similarity-router", teachers=["ada", "bruno"])
     assert [bool(row.purified) for row in rows.rows] == [True] * 4 + [False] * 4
     assert rows.teachers == ()
+
+
+def test_copies_of_test_questions_are_neither_learned_nor_selected_on() -> None:
+    questions = small_questions(4, 2, 2)
+    test = questions[-1]
+    copies = [
+        replace(test, id="a", split="train", choices=test.choices[::-1], question=test.question.upper()),
+        replace(test, id="b", split="validation"),
+    ]
+    assert in_splits([*copies, *questions], "here") == questions
+
+
+def test_a_limit_that_leaves_no_question_to_test_is_refused_before_anything_is_learned(tmp_path: Path) -> None:
+    from small_sweep import plan_of, write_sweep
+
+    from kp_train.experiments.pool import answer_of
+
+    path = write_sweep(tmp_path, datasets=[{"name": "colours", "panel": "panel", "limit": 10}])
+    plan = plan_of(path)
+    answer = answer_of(plan.sweep, asdict(plan.tasks[0]), root=tmp_path / "out", home=tmp_path)
+    assert answer["error"] == "colours: no question in split 'test'; a sweep needs train and test"

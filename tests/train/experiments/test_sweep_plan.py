@@ -84,3 +84,23 @@ def test_whole_seeds_come_one_after_another(tmp_path: Path) -> None:
 def test_a_panel_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no panel folder there"):
         plan_of(write_sweep(tmp_path, datasets=[{"name": "colours", "panel": "elsewhere"}]))
+
+
+def test_other_weights_under_the_same_name_are_another_student(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    path = write_sweep(tmp_path, students=[{"name": "own", "model": str(checkpoint)}])
+    before = [task.key for task in plan_of(path).cells]
+    assert [task.key for task in plan_of(path).cells] == before
+    (checkpoint / "config.json").write_text('{"vocab_size": 8}')
+    assert set(before).isdisjoint(task.key for task in plan_of(path).cells)
+
+
+def test_another_encoder_under_the_same_name_purifies_anew(tmp_path: Path) -> None:
+    (tmp_path / "encoder").mkdir()
+    path = write_sweep(tmp_path, embedder=str(tmp_path / "encoder"))
+    before = {task.kind: task.key for task in plan_of(path).tasks}
+    (tmp_path / "encoder" / "model.safetensors").write_bytes(b"other")
+    after = {task.kind: task.key for task in plan_of(path).tasks}
+    assert (before["ask"] == after["ask"], before["purify"] == after["purify"]) == (True, False)
