@@ -45,7 +45,7 @@ def money(usd: float) -> str:
         return "$0"
     if abs(usd) >= 1000:
         return f"${usd:,.0f}"
-    if abs(usd) >= 0.01:
+    if abs(usd) >= 0.1:
         return f"${usd:.2f}"
     return f"${usd:.{min(8, 1 - math.floor(math.log10(abs(usd))))}f}"
 
