@@ -9,6 +9,7 @@ Axes: N claims, F folds.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,6 +45,7 @@ FAR: Final = 30.0
 CROSS_JSON: Final = "assistant.json"
 ASKED: Final = "Is this answer right?"
 JUDGE_TASK, JUDGE_VERSION = "judge-answer", 1
+_SPOKEN: Final = re.compile(r"[\s*_\"'(]*(yes|no)(?![\w'’])", re.IGNORECASE)
 SPOKEN_ODDS: Final = math.log(9.0)
 """Log-odds of a yes of which nothing else is known; the calibration finds out what it is worth."""
 
@@ -212,11 +214,12 @@ def spoken_log_odds(reply: str | None, logprob: float | None) -> float:
     >>> round(spoken_log_odds("Yes.", math.log(0.8)), 4), spoken_log_odds("Perhaps", None)
     (1.3863, 0.0)
     """
-    word = (reply or "").strip().lstrip("*\"'( ").lower()
-    if not word.startswith(("yes", "no")) or word.startswith(("not ", "now", "none")):
+    spoken = _SPOKEN.match(reply or "")
+    if spoken is None:
         return 0.0
-    sure = SPOKEN_ODDS if logprob is None else float(logit(np.array(math.exp(min(logprob, 0.0)))))
-    return sure if word.startswith("yes") else -sure
+    # Never below 0: tokens that are unlikely on average, as those of a long reply are, do not turn a yes into a no.
+    sure = SPOKEN_ODDS if logprob is None else max(0.0, float(logit(np.array(math.exp(min(logprob, 0.0))))))
+    return sure if spoken[1].lower() == "yes" else -sure
 
 
 def fit_verifier_assistant(

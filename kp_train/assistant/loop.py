@@ -26,15 +26,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from kp_data.errors import DataError, MethodError
+from kp_data.errors import MethodError
 from kp_data.purify.verifier_input import Claim
 from kp_data.tables import read_json, write_json
+from kp_train.assistant.beforehand import can_compare, check_beforehand
 from kp_train.assistant.figures import stage_figures
 from kp_train.assistant.finishing import Stage, finish_run
 from kp_train.assistant.hiring import hire
 from kp_train.assistant.judges import Assistant, is_right, without_gold
 from kp_train.assistant.lessons import Classroom, kept_rows, lessons_of
-from kp_train.assistant.options import GOLD, AssistantOptions
+from kp_train.assistant.options import AssistantOptions
 from kp_train.assistant.records import (
     PLAN,
     PLAN_FACTS,
@@ -75,8 +76,6 @@ if TYPE_CHECKING:
     from kp_train.schedule import Progress
 
 OBJECTIVE: Final = "teaching-assistant"
-LEAST_TO_ROUTE: Final = 12
-"""Questions below which answers side by side say nothing about who knows what."""
 Say = Callable[[str], None]
 Showing = Callable[[], AbstractContextManager[Callable[["Progress"], None]]]
 """Opens what shows the progress of training."""
@@ -125,7 +124,7 @@ def fit_with_assistant(
     if ranks_of_environment().size > 1:
         raise MethodError("teachers are asked by one process; start it without torchrun or accelerate launch")
     classroom = Classroom.of(dataset, split=fitting.split, validation_split=fitting.validation_split)
-    _check_classroom(classroom, options)
+    check_beforehand(classroom, options, source, config)
     folder = RunFolder.open(out, run_identity(dataset, fitting, options, source))
     if (finished := folder.finished) is not None:
         say(f"{folder.path} holds this very run, finished; nothing to do")
@@ -193,7 +192,8 @@ class _Run:
         looks = options.ask_first == COVERAGE
         before = look_at(student, known if looks else [], None, options=options, view=view, seed=seed)
         signals = self._round(name, calls, seen, before, thresholds, seed)
-        write_plan(folder, signals, {"calls": calls, "student": own.as_facts(), "tau_student": thresholds.student})
+        facts = {"student": own.as_facts(), "tau_student": thresholds.student, "ask_first": self._ask_first}
+        write_plan(folder, signals, {"calls": calls, **facts})
 
     def _round(self, name: str, calls: int, seen: Look, before: Look, thresholds: Any, seed: int) -> list[Signal]:
         return plan_round(
@@ -203,9 +203,15 @@ class _Run:
             name=name,
             calls=calls,
             thresholds=thresholds,
-            ask_first=self.options.ask_first,
+            ask_first=self._ask_first,
             seed=seed,
         )
+
+    @property
+    def _ask_first(self) -> str:
+        """The strategy; where the warm-up taught no router, one cannot say where it is unsure, and chance decides."""
+        wanted = self.options.ask_first
+        return "random" if wanted == "router" and self.router is None else wanted
 
     def _ask(self, number: int, name: str, folder: Path, plan: Sequence[Signal]) -> None:
         requests = requests_of(self.classroom, plan)
@@ -281,7 +287,8 @@ class _Run:
             else None
         )
         if router is None:
-            self.say("the warm-up's answers teach no router whom to ask; teachers are drawn at random")
+            questions_too = ", and questions too" if self.options.ask_first == "router" else ""
+            self.say(f"the warm-up's answers teach no router whom to ask; teachers are drawn at random{questions_too}")
         return router
 
     @cached_property
@@ -295,16 +302,15 @@ class _Run:
     def _calls(self, number: int) -> int:
         """Calls of a stage: what is left, divided evenly among the rounds to come."""
         if number == 0:
-            return max(1, round(self.options.warm_up * self.options.call_budget))
+            return self.options.warm_up_calls
         spent = sum(signal.decision == "asked" for signals in self._earlier for signal in signals)
         return (self.options.call_budget - spent) // (self.options.rounds - number + 1)
 
     @property
     def _side_by_side(self) -> bool:
         """Whether the warm-up asks all teachers the same questions, so that a router can be fitted on them."""
-        several = len(self.source.teachers) > 1 and self.options.router is None and self.options.rounds > 0
-        enough = self._calls(0) >= LEAST_TO_ROUTE * len(self.source.teachers)
-        return several and enough and bool(self.classroom.gold)
+        wanted = self.options.router is None and self.options.rounds > 0
+        return wanted and can_compare(self.classroom, self.options, self.source)
 
     @property
     def _earlier(self) -> list[tuple[Signal, ...]]:
@@ -333,23 +339,6 @@ def writes_text(student: str) -> bool:
     if student in STUDENTS:
         return "purified" in STUDENTS[student].objectives
     return make_student(student, texts=["a"], seed=0).writes_text
-
-
-def _check_classroom(classroom: Classroom, options: AssistantOptions) -> None:
-    """Refuse what would fail only after calls were spent.
-
-    Raises: DataError, MethodError.
-    """
-    if not classroom.validation:
-        raise DataError(
-            f"no choice question with a gold answer in {classroom.validation_split!r} to select and calibrate on",
-            place=classroom.place,
-        )
-    if options.assistant == GOLD and (bare := [one.id for one in classroom.pool if one.id not in classroom.gold]):
-        raise MethodError(
-            f"question {bare[0]} has no gold answer to verify by, and {len(bare) - 1} others; take another --assistant",
-            place="--assistant gold",
-        )
 
 
 def run_identity(

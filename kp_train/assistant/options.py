@@ -59,6 +59,11 @@ class AssistantOptions:
     epochs: int = 4
     max_tokens: int = 128
 
+    @property
+    def warm_up_calls(self) -> int:
+        """Calls of the warm-up."""
+        return max(1, round(self.warm_up * self.call_budget))
+
     def check(self) -> None:
         """Refuse values that cannot be.
 

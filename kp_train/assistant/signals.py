@@ -88,7 +88,7 @@ def vote(answers: Sequence[str | None], *, rationales: Sequence[str | None] = ()
     shortest rationale, of equally short ones the first in the alphabet, stands for it.
 
     Args:
-        answers: K texts; None: nothing could be read. For a choice question the text of the choice.
+        answers: K texts; None: nothing could be read. For a choice question the text of the choice, as it stands there.
         rationales: K texts, or none.
         choices: of the question.
 
@@ -100,12 +100,14 @@ def vote(answers: Sequence[str | None], *, rationales: Sequence[str | None] = ()
     """
     if not answers:
         raise DataError("a vote needs at least one sample")
-    keys = [UNREAD if answer is None else answer_key(answer) for answer in answers]
+    # Choices have been told apart already, and may differ in nothing but case: "AA" and "Aa" are two genotypes.
+    key_of = str if choices else answer_key
+    keys = [UNREAD if answer is None else key_of(answer) for answer in answers]
     counts = Counter(key for key in keys if key != UNREAD)
     shares = tuple(sum(answer == choice for answer in answers) / len(answers) for choice in choices)
     if not counts:
         return Vote(None, 0.0, None, shares)
-    best = min(counts, key=lambda key: (-counts[key], key))
+    best = min(counts, key=lambda key: (-counts[key], answer_key(key), key))
     written = min(answer for answer, key in zip(answers, keys, strict=True) if key == best and answer is not None)
     texts = [text for text, key in zip(rationales, keys, strict=False) if key == best and text]
     return Vote(written, counts[best] / len(answers), min(texts, key=lambda t: (len(t), t), default=None), shares)

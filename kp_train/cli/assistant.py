@@ -110,7 +110,8 @@ class FewCalls:
 
         Raises: MethodError, ConfigError.
         """
-        given = [name for name in self.__slots__ if getattr(self, name)]
+        # A zero is given, too.
+        given = [name for name in self.__slots__ if getattr(self, name) not in (None, [])]
         if objective != OBJECTIVE and given:
             flag = given[0].replace("_", "-")
             raise MethodError(

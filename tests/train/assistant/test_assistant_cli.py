@@ -63,6 +63,11 @@ def test_a_dataset_without_answers_to_replay_says_whom_to_name(tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
+def test_a_zero_is_an_option_that_was_given() -> None:
+    with pytest.raises(MethodError, match="--rounds has no effect on objective purified"):
+        few(rounds=0).check("purified")
+
+
 def test_what_a_run_is_known_by_holds_no_key(tmp_path: Path) -> None:
     from kp_data.config import Generate
 

@@ -179,3 +179,58 @@ def test_options_that_cannot_be_are_refused_by_name(changes: dict[str, Any], say
     with pytest.raises(ConfigError, match=says):
         run(tmp_path / "run", replace(FEW, **changes))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"assistant": "surface"}, "learns from 40 answers of the warm-up or more, which has 9 calls"),
+        ({"assistant": "judge=openai/gpt@http://me:secret@host/v1"}, "without user, password or query"),
+        (
+            {"ask_first": "router"},
+            "24 calls of the warm-up to two teachers or more; there are .* 9 calls and 1 teachers",
+        ),
+    ],
+)
+def test_what_would_fail_after_the_warm_up_is_refused_before_a_call(
+    changes: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    source = Scripted()
+    with pytest.raises((ConfigError, MethodError), match=says):
+        run(tmp_path / "run", replace(FEW, **changes), source)
+    assert not source.asked
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_verifier_that_could_learn_nothing_is_refused_before_a_call(tmp_path: Path) -> None:
+    bare = tuple(
+        replace(row, question=replace(row.question, answer=None, answer_index=None))
+        if row.question.split == "train"
+        else row
+        for row in WORLD.rows
+    )
+    source = Scripted()
+    with pytest.raises(MethodError, match="split 'train' that have gold answers, and none has"):
+        fit_with_assistant(
+            replace(WORLD, rows=bare), FITTING, replace(FEW, assistant="verifier"), source, tmp_path / "run"
+        )
+    assert not source.asked
+
+
+def test_a_folder_without_an_assistant_is_refused_before_a_call(tmp_path: Path) -> None:
+    source = Scripted()
+    with pytest.raises(DataError, match="no student here"):
+        run(tmp_path / "run", replace(FEW, assistant=str(tmp_path)), source)
+    assert not source.asked
+
+
+def test_where_the_warm_up_teaches_no_router_chance_decides_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kp_train.assistant.loop.fit_router", lambda *_, **__: None)
+    said: list[str] = []
+    options = replace(FEW, call_budget=90, ask_first="router", rounds=1)
+    source = Scripted(percents=(30, 50))
+    record = fit_with_assistant(WORLD, FITTING, options, source, tmp_path / "run", say=said.append)
+    assert [stage.get("ask_first") for stage in record["stages"]] == [None, "random"]
+    assert any("and questions too" in line for line in said)

@@ -27,6 +27,13 @@ def test_answers_are_normalised_before_the_vote() -> None:
     assert vote(["1,000", "10^3", "$1000$", "7"]).consistency == 3 / 4
 
 
+def test_choices_that_differ_in_case_alone_are_different_answers() -> None:
+    said = vote(["Aa", "Aa", "AA", "aa"], choices=["AA", "Aa", "aa"])
+    assert (said.answer, said.consistency, said.share_C) == ("Aa", 0.5, (0.25, 0.5, 0.25))
+    # A choice of nothing but signs has no key, and is an answer all the same.
+    assert vote([".", ".", "!"], choices=[".", "!"]).answer == "."
+
+
 @given(ANSWERS, st.randoms())
 def test_the_order_of_the_samples_does_not_matter(answers: list[str | None], random: object) -> None:
     rationales = [f"because {number}" for number in range(len(answers))]
