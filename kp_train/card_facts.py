@@ -280,10 +280,16 @@ def _training(run: Mapping[str, Any], identity: Mapping[str, Any]) -> Pairs:
 
 
 def _teachers(dataset: Mapping[str, Any], identity: Mapping[str, Any]) -> tuple[TaughtBy, ...]:
-    chosen = identity.get("teachers")
+    asked = mapping_of(identity.get("asked"))
+    chosen = asked["replayed"] if isinstance(asked.get("replayed"), list) else identity.get("teachers")
     answers_alone = identity.get("objective") == "fine-tune" and identity.get("labels") != "purified"
     learns = not answers_alone or bool(identity.get("retrieve"))
     found = []
+    # Those whom the run itself asked, and learned from; the dataset does not know them.
+    while_training = {name: text_of(each.get("model")) for name, each in asked.items() if isinstance(each, Mapping)}
+    if while_training:
+        learns = False
+        found += [TaughtBy(name, model, True, terms_of(model or "")) for name, model in while_training.items()]
     for entry in map(mapping_of, list_of(dataset.get("teachers"))):
         name = str(entry.get("name"))
         learned = learns and (not isinstance(chosen, list) or name in chosen)

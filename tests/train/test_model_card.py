@@ -343,6 +343,23 @@ def test_the_licence_is_the_bases_unless_a_teachers_terms_may_say_otherwise() ->
     assert license_with("openai/gpt-4o-mini", "fine-tune") == "apache-2.0"
 
 
+def test_teachers_that_the_run_itself_asked_are_named_with_their_terms() -> None:
+    def facts_with(asked: dict[str, Any]) -> Any:
+        run = {
+            "base": base_of("minilm"),
+            "identity": {"objective": "teaching-assistant", "asked": asked},
+            "dataset": {"teachers": [{"name": "ada", "models": ["google/flan-t5-xl"]}, {"name": "bo"}]},
+        }
+        return read_facts(run, {"kind": "encoder"}, [], adapter=False, chats=False)
+
+    asked = facts_with({"gpt": {"model": "openai/gpt-4o-mini", "api_base": None}})
+    assert [(each.name, each.learned) for each in asked.teachers] == [("gpt", True), ("ada", False), ("bo", False)]
+    assert asked.license is None
+    replayed = facts_with({"replayed": ["ada"]})
+    assert [(each.name, each.learned) for each in replayed.teachers] == [("ada", True), ("bo", False)]
+    assert replayed.license == "apache-2.0"
+
+
 def test_the_front_matter_is_what_the_official_reader_reads(tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
 
