@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kp_data.console import is_quiet, out_json, say, set_quiet
-from kp_data.errors import Unfinished
+from kp_data.errors import ConfigError, Unfinished
 from kp_train.cli.app import TRAIN, app
 from kp_train.cli.options import Json, Quiet
 
@@ -35,7 +35,7 @@ def sweep(
     """Methods x teachers x students x seeds from one file: tables, figures, CMV. Resumes by itself."""
     from kp_train.experiments import load_sweep, plan_sweep
     from kp_train.experiments.figures import write_figures
-    from kp_train.experiments.pool import pool_named
+    from kp_train.experiments.pool import SWEEP_FILE, pool_named
     from kp_train.experiments.results import collect, write_results
     from kp_train.experiments.run import run_plan, sweep_folder
     from kp_train.experiments.show import print_estimate, print_results, watching
@@ -50,6 +50,8 @@ def sweep(
         out_json(estimate.as_dict()) if json_ else print_estimate(estimate)
         return
     out, standing = out.resolve(), None
+    if report_only and not (out / SWEEP_FILE).is_file():
+        raise ConfigError("no sweep was begun here, so there is nothing to report; correct --out", place=out)
     workers = pool_named(engine, out, home, jobs)  # refused before anything is written
     with sweep_folder(out, config):
         if not report_only:

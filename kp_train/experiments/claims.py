@@ -78,8 +78,8 @@ def judge(outcomes: Outcomes) -> tuple[Claim, ...]:
 def cmv(outcomes: Outcomes, methods: Sequence[str], students: Sequence[str]) -> Measured | None:
     """The conflict mitigation value, mean over these methods and students; None where a student is missing.
 
-    The same number as `kp_data.purify.cmv.conflict_mitigation_value`, with an interval that is shared with every other
-    comparison of the sweep.
+    The same number as `kp_data.purify.cmv.conflict_mitigation_value` where every number of teachers from two up was
+    planned, with an interval that is shared with every other comparison of the sweep.
     Source: arXiv:2602.01064, reconstructed there.
     """
     counts = [count for count in outcomes.counts(IN_DOMAIN) if count > 1]
@@ -119,7 +119,8 @@ def _mitigation(outcomes: Outcomes) -> Claim:
     if not methods or not students:
         return _missing("b", text, "needs `all` and one of the paper's routers or teacher-selection")
     parts = [(f"{method}, {name}", cmv(outcomes, [method], [name])) for method in methods for name in students]
-    measure = f"CMV, mean of {', '.join(methods)}"
+    counts = [str(count) for count in outcomes.counts(IN_DOMAIN) if count > 1]
+    measure = f"CMV over {', '.join(counts)} teachers, mean of {', '.join(methods)}"
     return _claim("b", text, measure, cmv(outcomes, methods, students), parts)
 
 

@@ -68,13 +68,15 @@ class Outcomes:
         right: group to (S, Q) bool, seeds and questions in one order for all groups of a dataset.
         seeds: S, those of which every group of a comparison has a student.
         figures: group to what each of its students took, a record a seed.
-        planned: domain to its datasets, those whose students are missing included; default: those there are.
+        planned, planned_counts: domain to its datasets and numbers of teachers, also those whose students are
+            missing: a mean without them would be another number under the same name. Default: those there are.
     """
 
     right: dict[Group, Array]
     seeds: dict[Group, tuple[int, ...]]
     figures: dict[Group, tuple[dict[str, Any], ...]]
     planned: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    planned_counts: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def groups(self, domain: str) -> list[Group]:
         """Groups of a domain, in the order of the plan."""
@@ -86,7 +88,7 @@ class Outcomes:
 
     def counts(self, domain: str) -> list[int]:
         """Different numbers of teachers of a domain, growing, without 0."""
-        return sorted({group.count for group in self.groups(domain)} - {0})
+        return sorted({*self.planned_counts.get(domain, ()), *(group.count for group in self.groups(domain))} - {0})
 
     def find(self, domain: str, dataset: str, method: str, count: int, student: str) -> Group | None:
         """The group of a line's point; with one teacher, that of step by step for every method."""
@@ -184,7 +186,8 @@ def read_outcomes(plan: Plan, root: Path) -> Outcomes:
     """
     found: dict[Group, list[tuple[int, Array, dict[str, Any]]]] = {}
     order: dict[str, list[str]] = {}
-    pairs = [(task.cell.domain, task.cell.dataset) for task in plan.cells if task.cell is not None]
+    cells = [task.cell for task in plan.cells if task.cell is not None]
+    domains = dict.fromkeys(cell.domain for cell in cells)
     for task in plan.cells:
         if task.cell is not None and is_done(root, task):
             cell = task.cell
@@ -199,7 +202,8 @@ def read_outcomes(plan: Plan, root: Path) -> Outcomes:
         {group: np.stack([right_Q for _, right_Q, _ in rows]) for group, rows in found.items()},
         {group: tuple(seed for seed, _, _ in rows) for group, rows in found.items()},
         {group: tuple(record for _, _, record in rows) for group, rows in found.items()},
-        {domain: tuple(dict.fromkeys(name for where, name in pairs if where == domain)) for domain, _ in pairs},
+        {one: tuple(dict.fromkeys(cell.dataset for cell in cells if cell.domain == one)) for one in domains},
+        {one: tuple(sorted({cell.count for cell in cells if cell.domain == one})) for one in domains},
     )
 
 

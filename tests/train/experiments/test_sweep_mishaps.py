@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from small_sweep import plan_of, write_sweep
 
+from kp_train.cli import main
 from kp_train.experiments.pool import Outcome, Pool, local_pool
 from kp_train.experiments.run import sweep_folder
 from kp_train.experiments.work import _is_of
@@ -99,3 +100,15 @@ def test_a_folder_in_which_a_sweep_got_no_further_than_its_lock_is_taken(tmp_pat
     (tmp_path / "out" / ".lock").touch()
     with sweep_folder(tmp_path / "out", write_sweep(tmp_path)):
         assert (tmp_path / "out" / "sweep.yaml").is_file()
+
+
+def test_a_report_of_a_folder_without_a_sweep_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = write_sweep(tmp_path), tmp_path / "elsewhere"
+    monkeypatch.setattr(sys, "argv", ["kp-train", "sweep", str(path), "--out", str(out), "--report-only"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "no sweep was begun here" in capsys.readouterr().err
+    assert not out.exists()

@@ -144,3 +144,13 @@ def test_a_dataset_that_was_planned_and_failed_leaves_the_mean_out() -> None:
     found = replace(outcomes({group("all", 2): first(0.5)}), planned={"in": ("d", "e")})
     assert found.mean("in", "all", 2, "s") is None
     assert replace(found, planned={"in": ("d",)}).mean("in", "all", 2, "s") is not None
+
+
+def test_a_number_of_teachers_that_was_planned_and_failed_leaves_the_cmv_open() -> None:
+    found = outcomes({group("all", 2): first(0.5), group("similarity-router", 2): first(0.6)})
+    value = cmv(found, ["similarity-router"], ["s"])
+    assert value is not None
+    assert value.value == pytest.approx(0.1)
+    partial = replace(found, planned_counts={"in": (0, 2, 3)})
+    assert cmv(partial, ["similarity-router"], ["s"]) is None
+    assert judge(partial)[1].verdict == "undecided"
