@@ -29,6 +29,7 @@ MAX_TOGETHER: Final = 64
 MAX_BODY_BYTES: Final = 2**20
 _HEAD: Final = "Question: "
 _CHOICES: Final = "Answer choices:"
+_CONTEXT: Final = "Context: "
 _CHOICE: Final = re.compile(r"^\((?:[A-Z]|\d+)\) (.*)$")
 
 
@@ -46,17 +47,32 @@ def read_question(prompt: str) -> Question:
     >>> read_question("Is ice cold?").question
     'Is ice cold?'
     """
-    start = prompt.rfind(_HEAD)
+    start = _last_line(_HEAD, prompt)
     if start < 0:
         return Question(id="", question=prompt.strip())
-    block = prompt[start + len(_HEAD) :].split("\n\n", 1)[0]
-    text, _, rest = block.partition(f"\n{_CHOICES}\n")
+    # Behind the last blank line stands what is wanted; a question itself may have some.
+    block, blank, wanted = prompt[start + len(_HEAD) :].rpartition("\n\n")
+    text, _, rest = (block if blank else wanted).partition(f"\n{_CHOICES}\n")
     choices = []
     for line in rest.splitlines():
         if (found := _CHOICE.match(line)) is None:
             break
         choices.append(found[1])
-    return Question(id="", question=text.strip(), choices=tuple(choices))
+    return Question(id="", question=text.strip(), choices=tuple(choices), context=_context(prompt[:start]))
+
+
+def _last_line(head: str, text: str) -> int:
+    """Where the last line begins that begins so; -1: none does."""
+    found = text.rfind(f"\n{head}")
+    return found + 1 if found >= 0 else 0 if text.startswith(head) else -1
+
+
+def _context(before: str) -> str | None:
+    """The passage before the last question, None where the last passage is that of an example."""
+    start = _last_line(_CONTEXT, before)
+    if start < 0 or _last_line(_HEAD, before[start:]) >= 0:
+        return None
+    return before[start + len(_CONTEXT) :].strip() or None
 
 
 @contextmanager
@@ -104,8 +120,12 @@ async def _serve(
         port = runner.addresses[0][1]
         ready.set_result((f"http://{host}:{port}/v1", asyncio.get_running_loop(), over))
         await over.wait()
-    except OSError as error:
-        ready.set_exception(ConfigError(f"cannot listen ({error.strerror})", place=host))
+    except Exception as error:
+        if ready.done():
+            raise
+        # Whoever waits for the address would wait forever.
+        told = ConfigError(f"cannot listen ({error.strerror})", place=host) if isinstance(error, OSError) else error
+        ready.set_exception(told)
     finally:
         for desk in desks.values():
             await desk.close()

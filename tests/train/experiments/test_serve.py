@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kp_data.config import Generate, Teacher
+from kp_data.errors import ConfigError
 from kp_data.generate import generate_panel
 from kp_data.schema import Question
 from kp_data.tables import read_responses
@@ -40,6 +41,27 @@ def test_a_question_is_read_back_as_it_was_asked() -> None:
         prompt = build_messages(question, mode="blind", examples=examples)[0]["content"]
         read = read_question(prompt)
         assert (read.question, read.choices) == (question.question, question.choices)
+
+
+@pytest.mark.parametrize(
+    ("text", "context"),
+    [
+        ("Which drug helps?", "A trial.\n\nOf two drugs."),
+        ("Read this:\n\nIce melts. Is it cold?", None),
+        ("What follows Question: in a form?", None),
+    ],
+)
+def test_passages_and_blank_lines_are_read_back_too(text: str, context: str | None) -> None:
+    question = Question("q", text, ("yes", "no"), "yes", 0, context=context)
+    example = Question("e", "Is fire cold?", ("yes", "no"), "no", 1, context="Of fire.")
+    for examples in ((), (example,)):
+        read = read_question(build_messages(question, mode="blind", examples=examples)[0]["content"])
+        assert (read.question, read.choices, read.context) == (text, ("yes", "no"), context)
+
+
+def test_an_address_that_cannot_be_listened_on_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1: cannot listen"), serving_writers({}, host="192.0.2.1"):
+        pass
 
 
 def test_a_served_student_is_asked_like_any_other_teacher(tmp_path: Path) -> None:
