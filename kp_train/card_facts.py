@@ -193,7 +193,7 @@ def read_facts(
         base_name=text_of(base.get("name")),
         base_hub=text_of(base.get("hub")),
         base_license=text_of(base.get("license")),
-        license=_license(base, teachers),
+        license=_license(base, teachers, identity),
         parameters=whole_of(run.get("parameters")),
         about=_about(run, identity, base, student),
         data=_data(run, dataset, identity, rows),
@@ -282,9 +282,7 @@ def _training(run: Mapping[str, Any], identity: Mapping[str, Any]) -> Pairs:
 def _teachers(dataset: Mapping[str, Any], identity: Mapping[str, Any]) -> tuple[TaughtBy, ...]:
     asked = mapping_of(identity.get("asked"))
     chosen = asked["replayed"] if isinstance(asked.get("replayed"), list) else identity.get("teachers")
-    answers_alone = identity.get("objective") == "fine-tune" and identity.get("labels") != "purified"
-    learns = not answers_alone or bool(identity.get("retrieve"))
-    found = []
+    learns, found = _learns(identity), []
     # Those whom the run itself asked, and learned from; the dataset does not know them.
     while_training = {name: text_of(each.get("model")) for name, each in asked.items() if isinstance(each, Mapping)}
     if while_training:
@@ -298,9 +296,17 @@ def _teachers(dataset: Mapping[str, Any], identity: Mapping[str, Any]) -> tuple[
     return tuple(found)
 
 
-def _license(base: Mapping[str, Any], teachers: Sequence[TaughtBy]) -> str | None:
+def _learns(identity: Mapping[str, Any]) -> bool:
+    """Whether a run learned from what teachers said."""
+    answers_alone = identity.get("objective") == "fine-tune" and identity.get("labels") != "purified"
+    return not answers_alone or bool(identity.get("retrieve"))
+
+
+def _license(base: Mapping[str, Any], teachers: Sequence[TaughtBy], identity: Mapping[str, Any]) -> str | None:
     """The base model's licence, where no teacher's terms may say otherwise; who starts from scratch has to say."""
-    free = all(taught.terms.is_free for taught in teachers if taught.learned)
+    learned = [taught.terms.is_free for taught in teachers if taught.learned]
+    # Teachers of whom nothing is known may say otherwise, too.
+    free = all(learned) and (bool(learned) or not _learns(identity))
     return text_of(base.get("license")) if free else None
 
 

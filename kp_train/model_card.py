@@ -17,7 +17,7 @@ from kp_data.hub.sections import card_template, with_section
 from kp_data.hub.terms import AS_OF
 from kp_data.tables import read_json, replacing
 from kp_train.card_facts import StudentFacts, read_facts
-from kp_train.student_folder import CARD_FILE, read_evaluations, read_finished, student_digest
+from kp_train.student_folder import CARD_FILE, read_card, read_evaluations, read_finished, student_digest
 from kp_train.students.lora import ADAPTER_CONFIG
 from kp_train.students.student import STUDENT_FILE
 
@@ -34,7 +34,7 @@ def write_card(folder: Path, run: Mapping[str, Any], *, existing: Path | None = 
         run: the record that run.json will hold.
         existing: an earlier README.md whose other prose is kept, where there is such a file.
     """
-    old = existing.read_text(encoding="utf-8") if existing is not None and existing.is_file() else None
+    old = None if existing is None else read_card(existing)
     facts = facts_of(folder, run, {})
     _write(folder / CARD_FILE, render_card(facts, name=None, existing=old))
 
@@ -43,11 +43,10 @@ def renew_card(folder: Path) -> None:
     """Write our part of a finished student's README.md anew from its records.
 
     Raises:
-        DataError: it is no finished student, its records cannot be read, or its front matter is not YAML.
+        DataError: it is no finished student, its records or its card cannot be read, or its front matter is not YAML.
     """
     path = folder / CARD_FILE
-    existing = path.read_text(encoding="utf-8") if path.is_file() else None
-    _write(path, render_card(read_folder_facts(folder), name=None, existing=existing))
+    _write(path, render_card(read_folder_facts(folder), name=None, existing=read_card(path)))
 
 
 def read_folder_facts(folder: Path) -> StudentFacts:

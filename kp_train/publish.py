@@ -35,6 +35,7 @@ from kp_train.student_folder import (
     EVALUATIONS_FILE,
     FORMAT,
     is_student_file,
+    read_card,
     read_evaluations,
     read_finished,
     student_paths,
@@ -184,8 +185,7 @@ def _read_source(folder: Path) -> _Source:
     files[RUN_FILE] = _json_bytes(publishable(record))
     if measured := read_evaluations(folder):
         files[EVALUATIONS_FILE] = _json_bytes({"format": FORMAT, "evaluations": publishable(measured)})
-    card = folder / CARD_FILE
-    return _Source(facts, files, card.read_text(encoding="utf-8") if card.is_file() else None)
+    return _Source(facts, files, read_card(folder / CARD_FILE))
 
 
 def _check_adapter(folder: Path) -> None:

@@ -70,6 +70,20 @@ def read_finished(folder: Path) -> dict[str, Any]:
     return run
 
 
+def read_card(path: Path) -> str | None:
+    """A README.md as it stands; None where there is none.
+
+    Raises:
+        DataError: it is not UTF-8 text, so that what its owner wrote could not be kept.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError("is not UTF-8 text; save it as UTF-8", place=path) from error
+
+
 def read_evaluations(folder: Path) -> dict[str, Any]:
     """What was measured on a student, by dataset, split and method; empty where nothing was.
 

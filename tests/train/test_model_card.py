@@ -217,6 +217,18 @@ def test_figures_that_cannot_be_kept_are_a_notice_and_no_failure(tmp_path: Path)
     assert said[0].startswith("these figures are not kept with the student: ")
 
 
+def test_a_card_that_is_not_utf8_is_a_notice_and_stays_as_it_is(tmp_path: Path) -> None:
+    dataset = read_dataset(write_panel(tmp_path / "panel"))
+    folder, said = fitted(tmp_path, dataset=dataset), list[str]()
+    card = (folder / "README.md").read_bytes() + "\ncaf\xe9\n".encode("latin-1")
+    (folder / "README.md").write_bytes(card)
+    options = EvaluationOptions()
+    found = evaluate_splits(folder, dataset, ["test"], options)
+    keep_evaluations(folder, found, dataset, options, say=said.append)
+    assert "README.md: is not UTF-8 text; save it as UTF-8" in said[0]
+    assert (folder / "README.md").read_bytes() == card
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_is_a_notice(tmp_path: Path) -> None:
     dataset = read_dataset(write_panel(tmp_path / "panel"))
@@ -341,6 +353,14 @@ def test_the_licence_is_the_bases_unless_a_teachers_terms_may_say_otherwise() ->
     assert license_with("openai/gpt-4o-mini") is None
     assert license_with("nobody/knows") is None
     assert license_with("openai/gpt-4o-mini", "fine-tune") == "apache-2.0"
+
+
+def test_teachers_of_whom_nothing_is_known_leave_the_licence_to_the_owner() -> None:
+    def license_of(objective: str) -> str | None:
+        run = {"base": base_of("minilm"), "identity": {"objective": objective}, "dataset": {"teachers": []}}
+        return read_facts(run, {"kind": "encoder"}, [], adapter=False, chats=False).license
+
+    assert (license_of("purified"), license_of("fine-tune")) == (None, "apache-2.0")
 
 
 def test_teachers_that_the_run_itself_asked_are_named_with_their_terms() -> None:
