@@ -41,9 +41,9 @@ def conflict_mitigation_value(
 ) -> ConflictMitigation:
     """The mean over n = 2..N teachers, and over data sets, of Acc_method(n, d) - Acc_baseline(n, d).
 
-    The baseline distills every rationale of the same first n teachers (TinyLLM). n = 1 counts for nothing and is left
-    out where it is given: one rationale purified is that rationale. The bootstrap draws questions and seeds, the same
-    for method and baseline and for every n. Of S seeds it draws S - 1: as many as there are would make the part of the
+    The baseline distills every rationale of the same first n teachers (TinyLLM). n = 0 and 1 count for nothing and are
+    left out where they are given: one rationale purified is that rationale. The bootstrap draws questions and seeds,
+    the same for method and baseline and for every n. Of S seeds it draws S - 1: as many as there are would make the part of the
     variance that is due to seeds too small by (S - 1) / S. With one seed it knows nothing of them.
 
     Args:
@@ -53,7 +53,8 @@ def conflict_mitigation_value(
         seed: of the draws.
         num_draws: B.
 
-    Raises: DataError, when only n = 1 is given, an n between 2 and N is missing, or the shapes do not pair.
+    Raises: DataError, when only n = 1 is given, an n between 2 and N is missing, the shapes do not pair, or a
+        result is not between 0 and 1.
     Source: Knowledge Purification, arXiv:2602.01064; reconstructed, because the definition leaves room: this one fits
         the signs and the growth with n of its published values, and `relative` cannot be excluded by them. Drawing one
         unit less: the rescaling bootstrap (Rao and Wu 1988).
@@ -79,12 +80,12 @@ def _counts(method: Outcomes, baseline: Outcomes) -> list[int]:
 
     Raises: DataError.
     """
-    if set(method) - {1} != set(baseline) - {1}:
+    counts, others = (sorted({count for count in side if count > 1}) for side in (method, baseline))
+    if counts != others:
         raise DataError(
             f"method has results for {sorted(method)} teachers and baseline for {sorted(baseline)}; give both the same",
             place="CMV",
         )
-    counts = sorted(set(method) - {1})
     if not counts:
         raise DataError(
             "needs results with two or more teachers: with one there is no conflict to mitigate", place="CMV"
@@ -100,13 +101,16 @@ def _paired(method: Sequence[Array], baseline: Sequence[Array], count: int) -> l
     Raises: DataError, when they do not pair.
     """
     shapes = [[np.atleast_2d(right_SQ).shape for right_SQ in side] for side in (method, baseline)]
-    if shapes[0] != shapes[1] or not shapes[0] or any(0 in shape for shape in shapes[0]):
+    if shapes[0] != shapes[1] or not shapes[0] or any(0 in shape or len(shape) != 2 for shape in shapes[0]):
         raise DataError(
             f"with {count} teachers, seeds x questions are {shapes[0]} for the method and {shapes[1]} for the "
             "baseline; give both the same questions and seeds",
             place="CMV",
         )
-    return [np.stack([np.atleast_2d(one), np.atleast_2d(other)]) for one, other in zip(method, baseline, strict=True)]
+    pairs = [np.stack([np.atleast_2d(one), np.atleast_2d(other)]) for one, other in zip(method, baseline, strict=True)]
+    if not all(((pair >= 0) & (pair <= 1)).all() for pair in pairs):
+        raise DataError(f"with {count} teachers, a result is not between wrong (0) and right (1)", place="CMV")
+    return pairs
 
 
 def _check_same_questions(pairs: Mapping[int, Sequence[Array]]) -> None:

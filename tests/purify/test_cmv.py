@@ -30,6 +30,12 @@ def test_one_teacher_changes_nothing_where_more_are_there():
     assert with_one == conflict_mitigation_value(two, {2: [right(0.5)]})
 
 
+def test_students_without_a_teacher_count_for_nothing():
+    two = {2: [right(0.6)]}
+    with_none = conflict_mitigation_value({0: [right(0.9)], **two}, {0: [right(0.1)], 2: [right(0.5)]})
+    assert with_none == conflict_mitigation_value(two, {2: [right(0.5)]})
+
+
 def test_equal_results_give_a_value_of_exactly_zero():
     results = {2: [right(0.6, seeds=3)], 3: [right(0.3, seeds=3)]}
     result = conflict_mitigation_value(results, results)
@@ -44,6 +50,9 @@ def test_equal_results_give_a_value_of_exactly_zero():
         ({2: [right(1)]}, {2: [right(1)], 3: [right(1)]}, r"\[2\] teachers and baseline for \[2, 3\]"),
         ({2: [right(1)]}, {2: [right(1, num=9)]}, "same questions and seeds"),
         ({2: []}, {2: []}, "same questions and seeds"),
+        ({2: [np.ones((1, 2, 3))]}, {2: [np.ones((1, 2, 3))]}, "same questions and seeds"),
+        ({2: [np.full((1, 2), np.nan)]}, {2: [np.ones((1, 2))]}, "not between wrong"),
+        ({2: [60 * np.ones((1, 2))]}, {2: [50 * np.ones((1, 2))]}, "not between wrong"),
         ({2: [right(1)], 3: [right(1, 9)]}, {2: [right(1)], 3: [right(1, 9)]}, "differ between numbers of teachers"),
     ],
 )
