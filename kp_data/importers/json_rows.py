@@ -109,7 +109,9 @@ def _documents_in(path: Path) -> Iterator[Document]:
             raise DataError(f"cannot be read as a zip archive ({error})", place=path) from error
         for name in names:
             if name.lower().endswith(SUFFIXES) and not name.startswith("__MACOSX/"):
-                yield Document(f"{path}:{name}", name.rpartition("/")[2], path.stem, _opener(path, name))
+                # Whoever made the archive chose the name, and it is shown on terminals.
+                shown = "".join(character if character.isprintable() else "�" for character in name)
+                yield Document(f"{path}:{shown}", name.rpartition("/")[2], path.stem, _opener(path, name))
 
 
 def _opener(path: Path, name: str) -> Callable[[], IO[str]]:

@@ -165,6 +165,8 @@ class PanelWriter:
         answered = self._answered.setdefault((response.teacher, response.mode, response.sample), set())
         if not response.teacher.strip():
             self._leave_out(LeftOut(place, "the teacher has no name"))
+        elif response.sample < 0:
+            self._leave_out(LeftOut(place, "the number of the sample is below 0"))
         elif number in answered:
             self._leave_out(LeftOut(place, "the same teacher answers the same question once more; the first is kept"))
         else:

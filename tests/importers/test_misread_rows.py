@@ -1,6 +1,7 @@
 """Rows that could be misread in silence: misspelt fields, numbered choices, the same words about another passage."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,17 @@ def test_a_folder_without_a_name_of_its_own_is_one_message(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="give --out a name"):
         import_panel("jsonl", [tmp_path / "rows.jsonl"], Path())
+
+
+def test_names_inside_an_archive_cannot_steer_a_terminal(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "rows.zip", "w") as archive:
+        lines = [json.dumps({**ROW, **SAID}), "no row"]
+        archive.writestr("a\x1b[31m\u202eb.jsonl", "\n".join(lines))
+    report = import_panel("jsonl", [tmp_path / "rows.zip"], tmp_path / "panel")
+    (left_out,) = report.left_out.values()
+    assert left_out.places == [f"{tmp_path}/rows.zip:a\ufffd[31m\ufffdb.jsonl, line 2"]
+
+
+def test_a_sample_below_zero_is_left_out(tmp_path: Path) -> None:
+    report = imported(tmp_path, {**ROW, **SAID}, {**ROW, **SAID, "sample": -1})
+    assert list(report.left_out) == ["the number of the sample is below 0"]
