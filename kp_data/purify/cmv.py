@@ -43,8 +43,8 @@ def conflict_mitigation_value(
 
     The baseline distills every rationale of the same first n teachers (TinyLLM). n = 0 and 1 count for nothing and are
     left out where they are given: one rationale purified is that rationale. The bootstrap draws questions and seeds,
-    the same for method and baseline and for every n. Of S seeds it draws S - 1: as many as there are would make the part of the
-    variance that is due to seeds too small by (S - 1) / S. With one seed it knows nothing of them.
+    the same for method and baseline and for every n. Of S seeds it draws S - 1: as many as there are would make the
+    part of the variance that is due to seeds too small by (S - 1) / S. With one seed it knows nothing of them.
 
     Args:
         method: results of the students trained on purified rationales.
