@@ -13,7 +13,7 @@ from typing import Any, Final
 from kp_data.hub.front_matter import CardSettings, dump_front, split_card
 from kp_data.hub.markdown import Safe, escape
 from kp_data.hub.publishable import publishable
-from kp_data.hub.sections import card_template, with_section
+from kp_data.hub.sections import around_section, card_template, with_section
 from kp_data.hub.terms import AS_OF
 from kp_data.tables import read_json, replacing
 from kp_train.card_facts import StudentFacts, read_facts
@@ -95,7 +95,7 @@ def render_card(
     """
     old_front, body = split_card(existing)
     title = name.split("/")[-1] if name else _title(facts)
-    front = _merged(old_front, _our_front(facts, title), settings or CardSettings())
+    front = _merged(_without_earlier(old_front, body), _our_front(facts, title), settings or CardSettings())
     section = card_template("model_card.md.j2").render(
         facts=facts,
         place=Safe(name or "path/to/this/folder"),
@@ -144,6 +144,23 @@ def _our_front(facts: StudentFacts, title: str) -> dict[str, Any]:
         eval_results=results or None,
     )
     return dict(data.to_dict())  # type: ignore[no-untyped-call]
+
+
+def _without_earlier(old: Mapping[str, Any], body: str) -> dict[str, Any]:
+    """The front matter of a card without what our section in it says of the student that it was written for.
+
+    Another student may stand there now, which did not start from that model or learn from that dataset; what our
+    section does not say was written by the owner.
+    """
+    before, after = around_section(body)
+    section = "" if after is None else body[len(before) : len(body) - len(after)]
+    kept = dict(old)
+    if any(f"It started from {escape(name)}, licence" in section for name in _texts(old.get("base_model"))):
+        del kept["base_model"]
+    for key, said in (("datasets", "on the dataset"), ("tags", "with the objective")):
+        if key in kept:
+            kept[key] = [name for name in _texts(kept[key]) if f"{said} “{escape(name)}”" not in section]
+    return {key: value for key, value in kept.items() if key not in ("datasets", "tags") or value}
 
 
 def _merged(old: Mapping[str, Any], ours: Mapping[str, Any], settings: CardSettings) -> dict[str, Any]:

@@ -355,6 +355,26 @@ def test_the_licence_is_the_bases_unless_a_teachers_terms_may_say_otherwise() ->
     assert license_with("openai/gpt-4o-mini", "fine-tune") == "apache-2.0"
 
 
+def test_what_a_card_said_of_an_earlier_student_does_not_stay_with_the_next() -> None:
+    def facts_of(student: str, objective: str, dataset: str) -> Any:
+        known = {"name": dataset, "origin": "hub"}
+        run = {"base": base_of(student), "identity": {"objective": objective, "student": student}, "dataset": known}
+        return read_facts(run, {"kind": "encoder"}, [], adapter=False, chats=False)
+
+    first = render_card(facts_of("minilm", "tinyllm", "lab/one_set"), name="me/x", existing=None)
+    front, _ = split_card(first)
+    assert (front["base_model"], front["datasets"]) == ("sentence-transformers/all-MiniLM-L6-v2", ["lab/one_set"])
+    mine = first.replace("- lab/one_set\n", "- lab/one_set\n- me/mine\n").replace("- tinyllm\n", "- tinyllm\n- mine\n")
+    second = render_card(facts_of("tiny-t5", "purified", "lab/two"), name="me/x", existing=mine)
+    front, _ = split_card(second)
+    assert "base_model" not in front
+    assert front["datasets"] == ["me/mine", "lab/two"]
+    assert {"mine", "purified"} < set(front["tags"])
+    assert "tinyllm" not in front["tags"]
+    # Written anew for the same student, it stays as it is.
+    assert render_card(facts_of("tiny-t5", "purified", "lab/two"), name="me/x", existing=second) == second
+
+
 def test_teachers_of_whom_nothing_is_known_leave_the_licence_to_the_owner() -> None:
     def license_of(objective: str) -> str | None:
         run = {"base": base_of("minilm"), "identity": {"objective": objective}, "dataset": {"teachers": []}}
