@@ -118,7 +118,9 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         HubError: the address cannot be listened on.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # Named as TCP: asyncio sends small pieces at once only on sockets that are, and waits 40 ms on others for the
+    # reader to acknowledge the headers before it sends the body.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))

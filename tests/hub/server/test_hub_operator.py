@@ -19,6 +19,7 @@ from served_hub import deleted, large, serve_for_test
 
 from kp_data.errors import HubError
 from kp_data.hub.server import HubSettings, collect_garbage, issue_token, open_hub
+from kp_data.hub.server.serve import listening
 
 
 def kp_data(*arguments: str, code: int = 2, most_bytes: int | None = None, **env: str) -> str:
@@ -210,3 +211,11 @@ def test_a_garbage_collection_that_is_killed_at_any_moment_is_finished_by_the_ne
             # The kept files and .gitattributes, which all repositories share; nothing else.
             assert len(list(served.hub.objects.locations())) == len(texts) + 1
             assert httpx.get(f"{served.url}/health").status_code == 200
+
+
+def test_a_body_never_waits_for_the_reader_to_acknowledge_its_headers() -> None:
+    # asyncio switches Nagle's algorithm off where an accepted socket says that it is TCP, and nowhere else.
+    with listening("127.0.0.1", 0) as bound, socket.create_connection(bound.getsockname()):
+        accepted, _ = bound.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP
