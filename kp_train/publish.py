@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -49,6 +50,9 @@ PATTERNS: Final = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.
 _LOCAL_KEYS: Final = ("out", "dataset_path")
 _NAMING_KEYS: Final = ("_name_or_path", "name_or_path", "base_model_name_or_path", "adapter_of")
 """Where libraries note which folder a model or a tokenizer came from."""
+
+_ADDRESS: Final = re.compile(r"(?<=\S)@https?://\S*\Z")
+"""How `NAME=MODEL@URL` ends."""
 
 Content = bytes | Path
 
@@ -182,10 +186,19 @@ def _read_source(folder: Path) -> _Source:
     record = {key: value for key, value in run.items() if key not in _LOCAL_KEYS}
     record["identity"] = {**run["identity"], "student": facts.student}
     files: dict[str, Content] = {path.name: _content(path) for path in student_paths(folder)}
-    files[RUN_FILE] = _json_bytes(publishable(record))
+    files[RUN_FILE] = _json_bytes(_without_addresses(publishable(record)))
     if measured := read_evaluations(folder):
         files[EVALUATIONS_FILE] = _json_bytes({"format": FORMAT, "evaluations": publishable(measured)})
     return _Source(facts, files, read_card(folder / CARD_FILE))
+
+
+def _without_addresses(value: Any) -> Any:
+    """A record without the addresses of the servers that teachers and assistants were asked at: they may be private."""
+    if isinstance(value, dict):
+        return {key: _without_addresses(item) for key, item in value.items() if key != "api_base"}
+    if isinstance(value, list):
+        return [_without_addresses(item) for item in value]
+    return _ADDRESS.sub("", value) if isinstance(value, str) else value
 
 
 def _check_adapter(folder: Path) -> None:

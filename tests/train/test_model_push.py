@@ -123,6 +123,19 @@ def test_a_push_is_one_commit_with_the_students_files_and_no_paths_of_this_machi
     assert f'AutoModelForSeq2SeqLM.from_pretrained("{NAME}")' in body
 
 
+def test_where_teachers_were_asked_is_not_pushed(hub: Served, student: Path) -> None:
+    run = read_json(student / "run.json")
+    address = "http://10.1.2.3:8000/v1"
+    asked = {"bo": {"model": "lab/x", "api_base": address}}
+    run["identity"] |= {"asked": asked, "assistant": {"assistant": f"judge=lab/y@{address}"}}
+    write_json({**run, "assistant": f"judge=lab/y@{address}"}, student / "run.json")
+    push_student(student, NAME)
+    assert not [path for path in OURS - {"model.safetensors"} if "10.1.2.3" in read(path)]
+    record = json.loads(read("run.json"))
+    assert (record["assistant"], record["identity"]["asked"]) == ("judge=lab/y", {"bo": {"model": "lab/x"}})
+    assert "| bo | lab/x | yes |" in read("README.md")
+
+
 def test_an_unchanged_student_makes_no_commit_and_new_figures_send_no_weights(hub: Served, student: Path) -> None:
     push_student(student, NAME)
     again = push_student(student, NAME)
