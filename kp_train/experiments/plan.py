@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 
 from kp_data.errors import ConfigError
 from kp_data.tables import read_questions
+from kp_data.teachers.prompts import PROMPT_VERSION
 from kp_train.experiments.config import (
     ALL,
     FINE_TUNE,
@@ -209,10 +210,10 @@ class _Planner:
     def _asking(self) -> tuple[Any, ...]:
         """What decides about the teachers' answers; prices and limits do not."""
         who = [
-            (one.name, one.model, one.api_base, one.temperature, one.top_p, one.max_tokens, one.seed)
+            (one.name, one.model, one.api_base, one.temperature, one.top_p, one.max_tokens, one.seed, one.logprobs)
             for one in self._sweep.teachers
         ]
-        return who, self._sweep.mode, self._sweep.examples
+        return who, self._sweep.mode, self._sweep.examples, PROMPT_VERSION
 
     def _join(self, asked: list[Task]) -> Task:
         key = digest_of("join", [task.key for task in asked])

@@ -104,3 +104,10 @@ def test_another_encoder_under_the_same_name_purifies_anew(tmp_path: Path) -> No
     (tmp_path / "encoder" / "model.safetensors").write_bytes(b"other")
     after = {task.kind: task.key for task in plan_of(path).tasks}
     assert (before["ask"] == after["ask"], before["purify"] == after["purify"]) == (True, False)
+
+
+def test_other_prompts_are_other_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_sweep(tmp_path)
+    before = plan_of(path).tasks[0].key
+    monkeypatch.setattr("kp_train.experiments.plan.PROMPT_VERSION", -1)
+    assert plan_of(path).tasks[0].key != before
