@@ -1,6 +1,6 @@
 """Accuracy against teacher calls and against dollars, from the records of several runs: one line a way and stage.
 
-Runs of one way (assistant, strategy, thresholds) that differ in their seed or world are averaged, stage by stage.
+Runs of one way (assistant, strategy, thresholds, budget) are averaged stage by stage, whatever their seeds or worlds.
 """
 
 from __future__ import annotations
@@ -116,7 +116,10 @@ def _way(record: Mapping[str, Any]) -> str:
     thresholds = ", ".join(f"{value:g}" for value in record["thresholds"])
     # A warm-up alone asks at random, whatever the strategy would be.
     order = f"{record['ask_first']} first" if len(record["stages"]) > 1 else "at random"
-    return f"{record['assistant']}, {order}, {thresholds}"
+    recall, budget = record.get("keep_recall"), record.get("call_budget")
+    # Runs of another budget have stages of the same name after other numbers of calls.
+    more = ("" if recall is None else f", recall {recall:g}") + ("" if budget is None else f", {budget:,} calls")
+    return f"{record['assistant']}, {order}, {thresholds}{more}"
 
 
 def _record(folder: Path) -> Mapping[str, Any]:

@@ -101,5 +101,6 @@ def _calls(options: AssistantOptions, assistant: Assistant, last: Stage) -> dict
         "assistant_bill": assistant.asker.bill.as_facts() if isinstance(assistant, AskedAssistant) else None,
         "ask_first": options.ask_first,
         "thresholds": list(asdict(options.thresholds).values()),
+        "keep_recall": options.recall,
         "evidence": EVIDENCE,
     }

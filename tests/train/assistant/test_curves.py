@@ -17,7 +17,14 @@ from kp_train.assistant.loop import fit_with_assistant
 from kp_train.fit_options import FitOptions
 
 
-def record(folder: Path, accuracies: list[float], *, ask_first: str = "random", cost: float | None = 0.01) -> Path:
+def record(
+    folder: Path,
+    accuracies: list[float],
+    *,
+    ask_first: str = "random",
+    cost: float | None = 0.01,
+    **more: Any,
+) -> Path:
     """A run of as many stages as there are accuracies, ten calls each."""
     stages = [
         {
@@ -30,7 +37,7 @@ def record(folder: Path, accuracies: list[float], *, ask_first: str = "random", 
     ]
     told: dict[str, Any] = {"assistant": "gold", "ask_first": ask_first, "thresholds": [0.6, 0.5, 0.5]}
     folder.mkdir()
-    write_json({**told, "stages": stages}, folder / "report.json")
+    write_json({**told, **more, "stages": stages}, folder / "report.json")
     return folder
 
 
@@ -43,6 +50,16 @@ def test_runs_of_one_way_are_averaged_stage_by_stage(tmp_path: Path) -> None:
     assert second.accuracy == pytest.approx(0.6)
     assert (second.lowest, second.highest) == (0.4, 0.8)
     assert (third.way, third.runs) == ("gold, coverage first, 0.6, 0.5, 0.5", 1)
+
+
+def test_runs_of_another_budget_or_recall_are_not_averaged(tmp_path: Path) -> None:
+    said = ({"call_budget": 60}, {"call_budget": 1200}, {"call_budget": 60, "keep_recall": 0.9})
+    runs = [record(tmp_path / str(number), [0.5], **more) for number, more in enumerate(said)]
+    assert [(point.way, point.runs) for point in read_curves(runs)] == [
+        ("gold, at random, 0.6, 0.5, 0.5, 60 calls", 1),
+        ("gold, at random, 0.6, 0.5, 0.5, 1,200 calls", 1),
+        ("gold, at random, 0.6, 0.5, 0.5, recall 0.9, 60 calls", 1),
+    ]
 
 
 def test_dollars_are_drawn_where_all_are_known(tmp_path: Path) -> None:
