@@ -96,6 +96,9 @@ def _question(item: Mapping[str, Any]) -> Question:
         index = letter_index(text_of(item, "answer"), len(shown))
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(shown):
         raise UnusableRow("the gold answer's index is no choice's")
+    letter = item.get("answer")
+    if isinstance(letter, str) and letter_index(letter.strip(), len(shown)) not in (None, index):
+        raise UnusableRow("the gold answer and its index do not agree")
     return Question(
         id=f"mmlu-pro/{clean(str(number))}",
         question=text_of(item, "question"),

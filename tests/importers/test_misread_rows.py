@@ -118,3 +118,15 @@ def test_names_inside_an_archive_cannot_steer_a_terminal(tmp_path: Path) -> None
 def test_a_sample_below_zero_is_left_out(tmp_path: Path) -> None:
     report = imported(tmp_path, {**ROW, **SAID}, {**ROW, **SAID, "sample": -1})
     assert list(report.left_out) == ["the number of the sample is below 0"]
+
+
+def test_a_benchmark_item_whose_letter_and_index_disagree_is_left_out(tmp_path: Path) -> None:
+    item = {"question_id": 1, "question": "Is it?", "options": ["yes", "no"], "answer": "B", "answer_index": 1}
+    items = [{**item, "response": "(B)"}, {**item, "question_id": 2, "answer": "A", "response": "(B)"}]
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "r.json").write_text(json.dumps(items), encoding="utf-8")
+    report = import_panel("mmlu-pro", [tmp_path / "model"], tmp_path / "panel")
+    assert (sum(report.questions.values()), list(report.left_out)) == (
+        1,
+        ["the gold answer and its index do not agree"],
+    )
