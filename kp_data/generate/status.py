@@ -138,6 +138,8 @@ def plan_of_folder(folder: Path) -> Plan:
     if not (folder / "run.json").is_file() or not (folder / "questions.parquet").is_file():
         raise DataError("no run.json and questions.parquet; a panel made by `kp-data generate` has them", place=folder)
     run = read_json(folder / "run.json")
+    if isinstance(run, dict) and run.get("kind") == "import":
+        raise DataError("this panel was imported: no call was made for it, so there is none to tell of", place=folder)
     table = read_questions(folder / "questions.parquet")
     pool = read_questions(folder / EXAMPLES_FILE) if (folder / EXAMPLES_FILE).is_file() else None
     try:

@@ -15,13 +15,22 @@ from kp_data.errors import DataError, MethodError, Unfinished
 from kp_data.panel import UNANSWERED
 from kp_data.purify.verifier_input import Claim
 from kp_data.schema import Question
-from kp_data.tables import read_responses, table_of_questions, write_parquet
+from kp_data.tables import read_json, read_responses, table_of_questions, write_json, write_parquet
 
 if TYPE_CHECKING:
     from kp_data.config import Generate, Teacher
 
 CALLS: Final = "calls"
 """Folder of the panel that is asked for, inside the folder of the run."""
+
+FAILED: Final = "failed.json"
+"""Of a stage: calls that failed for good in an earlier run of it."""
+
+HOPELESS: Final = "bad_response"
+"""How a call fails that fails again however often it is made, as a prompt that a server does not take."""
+
+GIVEN_UP: Final = 3
+"""Calls of a stage that may be given up, or a tenth of them: if more fail, it is the server and not the prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,31 +155,47 @@ class AskedTeachers:
         if not (self._panel / "questions.parquet").is_file():
             # All of them, so that each stage asks about a part of one panel.
             write_parquet(table_of_questions(self._questions), self._panel / "questions.parquet")
-        missing = sum(self._ask_one(name, requests, stage) for name in self.teachers)
-        if missing:
+        for name in self.teachers:
+            self._ask_one(name, requests, stage)
+        table = read_responses(self._panel / "responses.parquet")
+        questions = {request.question.id: request.question for request in requests}
+        answers = _answers_of(table, questions, frozenset(self.teachers))
+        missing = [request for request in requests if (request.question.id, request.teacher) not in answers]
+        if missing and not _hopeless(missing, table, stage, most=max(GIVEN_UP, len(requests) // 10)):
             raise Unfinished(
-                f"{missing} of {len(requests)} calls were not answered; what was answered is saved and never asked "
-                "again: run the same command to go on",
+                f"{len(missing)} of {len(requests)} calls were not answered; what was answered is saved and never "
+                "asked again: run the same command to go on",
                 place=self._panel,
             )
-        answers = _answers_of(
-            read_responses(self._panel / "responses.parquet"),
-            {request.question.id: request.question for request in requests},
-            frozenset(self.teachers),
-        )
-        return [answers[request.question.id, request.teacher] for request in requests]
+        return [
+            answers.get((request.question.id, request.teacher), Answered(request, None, None)) for request in requests
+        ]
 
-    def _ask_one(self, name: str, requests: Sequence[Request], stage: Path) -> int:
-        """Ask one teacher its part; gives how many calls brought nothing."""
+    def _ask_one(self, name: str, requests: Sequence[Request], stage: Path) -> None:
+        """Ask one teacher its part."""
         from kp_data.generate import generate_panel
 
         mine = [request.question for request in requests if request.teacher == name]
         if not mine:
-            return 0
+            return
         source = stage / f"asks-{self.teachers.index(name)}.parquet"
         write_parquet(table_of_questions(mine), source)
         asked = [self._teachers[name]]
-        return generate_panel(str(source), out=self._panel, teachers=asked, options=self._options).left
+        generate_panel(str(source), out=self._panel, teachers=asked, options=self._options)
+
+
+def _hopeless(missing: Sequence[Request], table: Any, stage: Path, *, most: int) -> bool:
+    """Whether these few calls failed for good in an earlier run already and in this one; else noted for the next run.
+
+    Given up, they count as calls without an answer: one prompt that a server refuses must not keep a run from its end.
+    """
+    path = stage / FAILED
+    before = {tuple(pair) for pair in read_json(path)} if path.is_file() else set()
+    columns = (table[name].to_pylist() for name in ("question_id", "teacher", "error"))
+    refused = {(question, teacher) for question, teacher, error in zip(*columns, strict=True) if error == HOPELESS}
+    now = {(request.question.id, request.teacher) for request in missing} & refused
+    write_json(sorted(now), path)
+    return len(missing) <= most and len(now) == len(missing) and now <= before
 
 
 def _answers_of(

@@ -294,3 +294,12 @@ def test_a_file_that_may_not_be_read_is_one_message(tmp_path: Path) -> None:
     source.chmod(0)
     with pytest.raises(DataError, match="cannot be read"):
         import_panel("jsonl", [source], tmp_path / "panel")
+
+
+def test_status_of_an_imported_panel_is_one_sentence(tmp_path: Path) -> None:
+    rows = {**ROW, "response": "It is frozen. The answer is (A)."}
+    import_panel("jsonl", [rows_file(tmp_path, rows)], tmp_path / "panel", options=ImportOptions())
+    done = kp_data("status", str(tmp_path / "panel"))
+    assert done.returncode == 2
+    assert "this panel was imported" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

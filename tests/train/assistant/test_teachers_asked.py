@@ -85,6 +85,26 @@ def test_calls_that_fail_leave_the_run_unfinished_and_only_they_are_made_again(t
         assert (stats(url)["completed"], stats(url)["repeated"]) == (4, 0)
 
 
+def test_a_prompt_that_is_refused_in_two_runs_does_not_keep_a_run_from_its_end(tmp_path: Path) -> None:
+    requests = [Request(question, "ada") for question in ROOM.pool[:4]]
+    with practice_server(faults="ok,ok,ok,400*") as url:
+        source = asked(url, tmp_path, "ada", retries=0, concurrency=1)
+        with pytest.raises(Unfinished, match="1 of 4 calls were not answered"):
+            source.ask(requests, stage=tmp_path / "warm-up")
+        answers = source.ask(requests, stage=tmp_path / "warm-up")
+    assert [one.request for one in answers] == requests
+    assert [one.claim is None for one in answers].count(True) == 1
+
+
+def test_a_server_that_refuses_nearly_all_is_never_taken_for_prompts_that_cannot_be_asked(tmp_path: Path) -> None:
+    requests = [Request(question, "ada") for question in ROOM.pool[:8]]
+    with practice_server(faults="ok,400*") as url:
+        source = asked(url, tmp_path, "ada", retries=0, concurrency=1)
+        for _ in range(3):
+            with pytest.raises(Unfinished):
+                source.ask(requests, stage=tmp_path / "warm-up")
+
+
 def panel(folder: Path, mode: Any) -> Path:
     """Two teachers' recorded answers to three questions; one refused."""
     questions = ROOM.pool[:3]
