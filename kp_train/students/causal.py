@@ -313,7 +313,8 @@ def pack_rows(lengths: Sequence[int], width: int) -> list[list[int]]:
     total, widest = sum(lengths), max(width, *lengths)
     counts = {-(-total // widest) + more for more in (0, 1)}
     narrow = {min(widest, max(*lengths, int(total / count * slack) + 1)) for count in counts for slack in _SLACKS}
-    tries = [_first_fit(lengths, room) for room in sorted({*narrow, widest})]
+    # As narrow as the longest, rows are never worse than one for each sequence.
+    tries = [_first_fit(lengths, room) for room in sorted({*narrow, max(lengths), widest})]
     return min(tries, key=lambda rows: len(rows) * max(sum(lengths[number] for number in row) for row in rows))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_causal import CONFIGS, PACKED, small_causal, small_tokenizer
 from small_rows import small_questions
@@ -142,6 +142,7 @@ def test_what_fills_a_row_up_has_no_gradient() -> None:
     assert torch.equal(student.token_losses(batch), student.token_losses(other))
 
 
+@example([3, 10, 11, 11, 11], 23)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=30), st.integers(1, 100))
 def test_every_text_lands_in_one_row_and_no_row_overflows(lengths: list[int], width: int) -> None:
     rows = pack_rows(lengths, width)
