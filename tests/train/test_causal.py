@@ -59,12 +59,12 @@ def _gradient_by_hand(student: CausalStudent, items: list[Item]) -> dict[str, to
     """Each target alone, all its logits, and the formula."""
     sums: list[Any] = [0.0, 0.0]
     counts = [0, 0]
-    for example in (example for item in items for example in item):
-        tokens = torch.tensor([[*example.inputs[0], *example.label]])
+    for target in (target for item in items for target in item):
+        tokens = torch.tensor([[*target.inputs[0], *target.label]])
         log_probs = student.model(input_ids=tokens).logits[0].log_softmax(dim=-1)
-        for place, token in enumerate(example.label, start=len(example.inputs[0])):
-            sums[example.task] = sums[example.task] - log_probs[place - 1, token]
-        counts[example.task] += len(example.label)
+        for place, token in enumerate(target.label, start=len(target.inputs[0])):
+            sums[target.task] = sums[target.task] - log_probs[place - 1, token]
+        counts[target.task] += len(target.label)
     student.model.zero_grad()
     (sums[0] / counts[0] + 0.5 * sums[1] / counts[1]).backward()
     return {name: weight.grad.clone() for name, weight in student.model.named_parameters()}
