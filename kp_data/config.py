@@ -213,7 +213,7 @@ def _validate(values: dict[str, Any], path: Path, node: yaml.Node | None) -> Con
         return Config.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = f"{path}:{_line_of(node, first['loc'])}"
+        place = f"{path}:{line_of(node, first['loc'])}"
         where = _dotted(first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"unknown key {where!r}{_did_you_mean(first['loc'])}", place=place) from error
@@ -221,7 +221,7 @@ def _validate(values: dict[str, Any], path: Path, node: yaml.Node | None) -> Con
         raise ConfigError(f"{where}: {first['msg']}{shown}"[:400], place=place) from error
 
 
-def _line_of(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
+def line_of(node: yaml.Node | None, location: Sequence[int | str]) -> int:
     """The line, from 1, on which the deepest part of a location that exists stands."""
     line = 1
     for part in location:

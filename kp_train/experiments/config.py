@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from kp_data.config import Teacher, parse_teacher
+from kp_data.config import Teacher, line_of, parse_teacher
 from kp_data.errors import ConfigError, KpError
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,40}$"
@@ -344,7 +344,7 @@ def _told(error: ValidationError, path: Path, node: yaml.Node | None) -> ConfigE
     first = error.errors()[0]
     location = tuple(part for part in first["loc"] if not str(part).startswith("function-"))
     where = ".".join(str(part) for part in location)
-    place = f"{path}:{_line_of(node, location)}"
+    place = f"{path}:{line_of(node, location)}"
     if first["type"] == "extra_forbidden":
         known = _keys_at(location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
@@ -353,21 +353,6 @@ def _told(error: ValidationError, path: Path, node: yaml.Node | None) -> ConfigE
     shown = f", not {first['input']!r}" if isinstance(first["input"], str | int | float | bool) else ""
     message = first["msg"].removeprefix("Value error, ")
     return ConfigError(f"{where}: {message}{shown}"[:400].removeprefix(": "), place=place)
-
-
-def _line_of(node: yaml.Node | None, location: Sequence[int | str]) -> int:
-    """The line, from 1, on which the deepest part of a location that exists stands."""
-    line = 1
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == part), None)
-            if found is None:
-                break
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-    return line
 
 
 _SECTIONS: Final[dict[str, type[_Section] | type[SweepTeacher]]] = {

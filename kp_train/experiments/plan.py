@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from kp_data.errors import ConfigError
-from kp_data.tables import read_questions
 from kp_data.teachers.prompts import PROMPT_VERSION
 from kp_train.experiments.config import (
     ALL,
@@ -317,9 +316,3 @@ class _Planner:
             raise ConfigError("no panel folder there; make it with `kp-data generate`, or correct the path", place=path)
         hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
         return place, data.limit, sorted(data.columns.items()), hashes, _PROTOCOL
-
-
-def questions_at_hand(data: Data, home: Path) -> int | None:
-    """How many questions a local panel holds; None where that cannot be told without asking."""
-    path = home / (data.panel or "") / "questions.parquet"
-    return read_questions(path).num_rows if data.panel and path.is_file() else None
