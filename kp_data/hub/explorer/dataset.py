@@ -27,7 +27,7 @@ DOCUMENTS: Final[tuple[str, ...]] = (CARD, "report.json", "run.json", "manifest.
 MAX_DOCUMENT_BYTES: Final = 4 * 2**20
 
 LISTED: Final = 50
-"""Datasets a page."""
+"""Datasets or models a page."""
 
 _HASHED: Final = re.compile(r"[0-9a-f]{64}\.parquet")
 
@@ -200,7 +200,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Listed:
-    """A dataset in a list.
+    """A dataset or a model in a list.
 
     Attributes:
         name: `namespace/name`, or a folder's name.
@@ -221,14 +221,14 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Some of the datasets of a list.
+    """Some of the repositories of a list.
 
     Attributes:
-        datasets: those of one page.
+        listed: those of one page.
         num: how many there are in all.
     """
 
-    datasets: tuple[Listed, ...]
+    listed: tuple[Listed, ...]
     num: int
 
 

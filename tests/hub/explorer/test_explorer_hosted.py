@@ -37,13 +37,13 @@ def catalogue(published: tuple[Hub, str, str], tmp_path: Path) -> HubCatalogue:
 
 def test_the_list_holds_what_the_reader_may_see(catalogue: HubCatalogue, published: tuple[Hub, str, str]) -> None:
     _, ada, bo = published
-    assert [listed.name for listed in catalogue.find(Reader(ada)).datasets] == ["ada/secret", "ada/open"]
-    assert [listed.name for listed in catalogue.find(Reader(bo)).datasets] == ["ada/open"]
-    assert [(listed.name, listed.version) for listed in catalogue.find(ANYBODY).datasets] == [("ada/open", "v1.0.1")]
+    assert [listed.name for listed in catalogue.find(Reader(ada)).listed] == ["ada/secret", "ada/open"]
+    assert [listed.name for listed in catalogue.find(Reader(bo)).listed] == ["ada/open"]
+    assert [(listed.name, listed.version) for listed in catalogue.find(ANYBODY).listed] == [("ada/open", "v1.0.1")]
 
 
 def test_the_list_is_searched_by_name_and_card(catalogue: HubCatalogue) -> None:
-    listed = catalogue.find(ANYBODY, search="knowledge-DISTILLATION open").datasets
+    listed = catalogue.find(ANYBODY, search="knowledge-DISTILLATION open").listed
     assert [each.name for each in listed] == ["ada/open"]
     assert catalogue.find(ANYBODY, search="nothing-of-the-kind") == Listing((), 0)
 
@@ -93,7 +93,7 @@ def test_a_gated_dataset_is_listed_without_its_card_and_refused(tmp_path: Path) 
             headers={"Authorization": f"Bearer {ada}"},
         ).raise_for_status()
         catalogue = HubCatalogue(hub, tmp_path / "explorer")
-        assert [dict(listed.metadata) for listed in catalogue.find(Reader(bo)).datasets] == [{}]
+        assert [dict(listed.metadata) for listed in catalogue.find(Reader(bo)).listed] == [{}]
         with pytest.raises(AccessDenied, match="must be asked for"):
             catalogue.open(Reader(bo), "ada/gated")
 
