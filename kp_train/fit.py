@@ -6,7 +6,7 @@ import contextlib
 import math
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -240,7 +240,7 @@ def _schedule(recipe: Recipe, options: FitOptions, num_rows: int) -> Schedule:
     from kp_train.losses import REDUCTIONS
     from kp_train.schedule import Schedule
 
-    given = {name: getattr(options, name) for name in ("lr", "batch", "epochs", "bf16", "choice_orders")}
+    given = {field.name: getattr(options, field.name) for field in fields(recipe)}
     recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
     if options.accumulate > recipe.batch:
         raise ConfigError(f"{options.accumulate} micro-batches of {recipe.batch} rows", place="--accumulate")

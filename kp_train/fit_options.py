@@ -33,6 +33,9 @@ _ABOVE_ZERO: Final = (
     "retrieve",
     "batch_tokens",
 )
+_SHARES: Final = ("warmup", "weight_decay")
+SCHEDULES: Final = ("linear", "cosine", "constant")
+"""How the learning rate goes on after its warm-up, as transformers names it."""
 
 
 HOW: Final = ("batch_tokens", "pack", "gradient_checkpointing", "shard", "log_to")
@@ -83,6 +86,9 @@ class FitOptions:
         log_to: where the log goes beside the screen: names of Trainer's integrations; empty: nowhere.
         retrieve: rationales of other training rows that a scorer of choices reads with each choice; None: none.
         retrieve_as: `vectors` or `text`; None: vectors.
+        schedule: of the learning rate, one of `SCHEDULES`.
+        warmup: share of the steps over which the learning rate rises.
+        weight_decay: of AdamW.
     """
 
     student: str
@@ -112,6 +118,9 @@ class FitOptions:
     lora_keep: bool | None = None
     retrieve: int | None = None
     retrieve_as: Literal["vectors", "text"] | None = None
+    schedule: Literal["linear", "cosine", "constant"] | None = None
+    warmup: float | None = None
+    weight_decay: float | None = None
     batch_tokens: int | None = None
     pack: bool = True
     gradient_checkpointing: bool = False
@@ -174,6 +183,12 @@ class FitOptions:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{value} is not above 0", place=f"--{name.replace('_', '-')}")
+        if self.schedule not in (None, *SCHEDULES):
+            raise ConfigError(f"{self.schedule!r} is none of {', '.join(SCHEDULES)}", place="schedule")
+        for name in _SHARES:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ConfigError(f"{value} is not from 0 to below 1", place=name)
         if not (self.weight >= 0 and math.isfinite(self.weight)):
             raise ConfigError(f"{self.weight} is not 0 or above", place="--lambda")
         if self.validation_split == "test":

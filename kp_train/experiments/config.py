@@ -118,7 +118,10 @@ class Shape(_Section):
 
 
 class StudentSpec(_Section):
-    """A student, and how it is trained; what is left out is the student's own recipe."""
+    """A student, and how it is trained.
+
+    What is left out is the recipe of the checkpoint; of a `shape`, that of the tiny student of its architecture.
+    """
 
     name: _Name
     model: str | None = None
@@ -130,6 +133,11 @@ class StudentSpec(_Section):
     accumulate: _Positive = 1
     batch_tokens: _Positive | None = None
     choice_orders: _Positive | None = None
+    schedule: Literal["linear", "cosine", "constant"] | None = None
+    """Of the learning rate, after its warm-up."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of the steps over which the learning rate rises."""
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
     bf16: bool | None = None
     gradient_checkpointing: bool = False
     rationale_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None

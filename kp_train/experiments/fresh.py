@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from filelock import FileLock
 
 from kp_train.batches import MAX_INPUT_TOKENS, MAX_TARGET_TOKENS
 from kp_train.dataset import Dataset
-from kp_train.experiments.config import Shape
+from kp_train.experiments.config import Shape, StudentSpec
 from kp_train.views import LABEL_PREFIX, RATIONALE_PREFIX, question_input, teacher_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+_RECIPE: Final = ("lr", "batch", "schedule", "warmup", "weight_decay", "bf16", "choice_orders")
 
 
 def texts_of(datasets: Iterable[Dataset]) -> list[str]:
@@ -30,6 +32,22 @@ def texts_of(datasets: Iterable[Dataset]) -> list[str]:
             texts.add(question_input(row.question))
             texts.update(row.rationales.values())
     return sorted(texts)
+
+
+def recipe_of(spec: StudentSpec) -> dict[str, Any]:
+    """How a student is trained, as options of `kp_train.fit_options.FitOptions`; None: the checkpoint's recipe decides.
+
+    Random weights are no checkpoint: what is usual for fine-tuning one leaves them far from what they can learn, so
+    they take the recipe of the tiny student of their architecture, which was chosen on validation for such a start.
+    """
+    given = {name: getattr(spec, name) for name in _RECIPE}
+    if spec.shape is None:
+        return given
+    if spec.shape.architecture == "t5":
+        from kp_train.students.tiny_t5 import RECIPE
+    else:
+        from kp_train.students.tiny_llama import RECIPE
+    return {name: getattr(RECIPE, name) if value is None else value for name, value in given.items()}
 
 
 def fresh_checkpoint(shape: Shape, texts: list[str], folder: Path, *, seed: int) -> Path:

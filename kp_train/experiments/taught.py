@@ -20,7 +20,7 @@ from kp_data.teachers.parsing import parse_answer
 from kp_data.teachers.prompts import build_messages
 from kp_train.dataset import Dataset
 from kp_train.experiments.config import Lessons, StudentSpec, Sweep
-from kp_train.experiments.fresh import fresh_checkpoint, texts_of
+from kp_train.experiments.fresh import fresh_checkpoint, recipe_of, texts_of
 from kp_train.experiments.panels import TRAIN, VALIDATION
 from kp_train.experiments.work import MODEL
 from kp_train.fit import fit
@@ -100,11 +100,8 @@ def _options(spec: StudentSpec, lessons: Lessons, student: str, seed: int) -> Fi
         view="rationale-first",
         steps=lessons.steps,
         eval_steps=max(1, -(-lessons.steps // 4)),
-        lr=spec.lr,
-        batch=spec.batch,
         batch_tokens=spec.batch_tokens,
-        choice_orders=spec.choice_orders,
-        bf16=spec.bf16,
         seed=seed,
         log_to=(),
+        **recipe_of(spec),
     )

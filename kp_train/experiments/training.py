@@ -14,7 +14,7 @@ from kp_data.errors import KpError
 from kp_data.tables import read_json, write_json
 from kp_train.dataset import Dataset, read_dataset
 from kp_train.experiments.config import INFERENCE, STEP_BY_STEP, Budget, StudentSpec, Sweep, digest_of
-from kp_train.experiments.fresh import fresh_checkpoint, texts_of
+from kp_train.experiments.fresh import fresh_checkpoint, recipe_of, texts_of
 from kp_train.experiments.panels import PANEL, TEST, TRAIN, VALIDATION, own_rows, routed_rows
 from kp_train.experiments.plan import OUT_OF_DOMAIN, Cell, Task
 from kp_train.fit import fit
@@ -103,17 +103,14 @@ def fit_options(spec: StudentSpec, cell: Cell, student: str, teachers: Sequence[
         student=student,
         objective=cell.objective,
         teachers=tuple(teachers) if "teachers" in reads and teachers else None,
-        lr=spec.lr,
-        batch=spec.batch,
         accumulate=spec.accumulate,
         batch_tokens=spec.batch_tokens,
-        choice_orders=spec.choice_orders,
-        bf16=spec.bf16,
         gradient_checkpointing=spec.gradient_checkpointing,
         reduction=spec.reduction,
         lora_rank=spec.lora_rank,
         seed=cell.seed,
         log_to=(),
+        **recipe_of(spec),
         **{name: value for name, value in given.items() if value is not None and name in reads},  # type: ignore[arg-type]
     )
 
