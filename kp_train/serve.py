@@ -23,10 +23,13 @@ from aiohttp import web
 
 from kp_data.errors import ConfigError
 from kp_data.schema import Question
+from kp_train.student_folder import student_digest
 from kp_train.views import rationale_prefix
 
 MAX_TOGETHER: Final = 64
 MAX_BODY_BYTES: Final = 2**20
+WRITES: Final = 1
+"""Of the way in which a prompt is put to a student; higher whenever the same weights answer otherwise."""
 _HEAD: Final = "Question: "
 _CHOICES: Final = "Answer choices:"
 _CONTEXT: Final = "Context: "
@@ -73,6 +76,14 @@ def _context(before: str) -> str | None:
     if start < 0 or _last_line(_HEAD, before[start:]) >= 0:
         return None
     return before[start + len(_CONTEXT) :].strip() or None
+
+
+def identity_of(student: Path) -> str:
+    """What the answers of a served student depend on, wherever it is served: a name for its bytes.
+
+    For `kp_data.generate.generate_panel`, whose keys would otherwise hold the port.
+    """
+    return f"kp-serve/{WRITES}|{student_digest(student)}"
 
 
 @contextmanager

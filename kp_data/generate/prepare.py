@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import pyarrow as pa
@@ -62,11 +63,13 @@ def prepare(
     options: Generate,
     route: Route | None,
     practice_base: str | None,
+    identities: Mapping[str, str] = MappingProxyType({}),
 ) -> Job:
     """Check everything that a run needs; `everything` are the questions of the source, of all splits."""
     table = select_questions(everything, split=options.split, limit=options.limit, place=source)
     budget = _budget(teachers, options.budget)
     endpoints = {t.name: resolve_endpoint(t, options.transport, practice_base=practice_base) for t in teachers}
+    endpoints |= {name: replace(endpoints[name], identity=identity) for name, identity in identities.items()}
     table = _in_panel_order(table, check_out(out, table))
     pool = example_pool(out, everything) if options.examples else None
     plan = _plan(table, pool, teachers, endpoints, options, route)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from filelock import FileLock, Timeout
@@ -95,6 +96,7 @@ def generate_panel(
     columns: Mapping[str, str] | None = None,
     retry_failed: Collection[str] = (),
     route: Route | None = None,
+    identities: Mapping[str, str] = MappingProxyType({}),
 ) -> Summary:
     """Ask every teacher every question of a source, and write the panel; resumes by itself.
 
@@ -108,6 +110,8 @@ def generate_panel(
         columns: our column name to the source's own, where they differ.
         retry_failed: classes of paid failures (`refused`, `truncated`, `empty`) to ask again.
         route: chooses the one teacher that each question is asked of; None: all are asked.
+        identities: teacher name to what tells its model from all others, for models whose address does not: it stands
+            in the keys of cells instead of URL and model name.
 
     Raises:
         KpError: bad input, an unreachable teacher, a store that cannot be written; one message each.
@@ -118,7 +122,7 @@ def generate_panel(
     with ExitStack() as stack:
         teachers = known_teachers(source, teachers)
         base = practice_base_of(teachers, stack)
-        job = prepare(source, questions, out, teachers, options, route, base)
+        job = prepare(source, questions, out, teachers, options, route, base, identities)
         workers = _workers(job, stack, practice=base is not None) if options.engine == "ray" else 0
         run = _Run(job, retry_failed, workers)
         tallies = asyncio.run(run.ask())

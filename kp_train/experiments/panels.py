@@ -8,13 +8,14 @@ reconstructed).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from sqlalchemy import URL
 
 from kp_data.config import Generate, Teacher
 from kp_data.errors import DataError, Unfinished
@@ -30,16 +31,48 @@ from kp_train.dataset import Dataset, read_dataset
 from kp_train.experiments.config import ALL, Data, Sweep
 from kp_train.views import Row
 
+if TYPE_CHECKING:
+    from kp_data.generate import Summary
+
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS: Final = (TRAIN, VALIDATION, TEST)
 SHARES: Final = {TRAIN: 0.62, VALIDATION: 0.12, TEST: 0.26}
 """Of questions that come without a split to learn from: the practice world's own shares, its `ood` among the tests."""
 QUESTIONS, PANEL = "questions.parquet", "panel"
 
+CELLS: Final = "cells.sqlite"
+"""The answers of all teachers to everything that a sweep asks, below its folder: what is paid once is never paid again,
+whichever task asks for it."""
+
 Route = Callable[[Sequence[Question]], Sequence[str]]
 
 
-def ask_in_domain(sweep: Sweep, data: Data, folder: Path, *, home: Path, teachers: Sequence[Teacher]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Staff:
+    """Who is asked in a sweep, and where what they say is kept.
+
+    Attributes:
+        root: the sweep's folder.
+        teachers: whom to ask; none: nobody is asked.
+        identities: teacher name to what its answers are kept under, where that is not its address.
+    """
+
+    root: Path
+    teachers: tuple[Teacher, ...] = ()
+    identities: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the teachers."""
+        return [teacher.name for teacher in self.teachers]
+
+    @property
+    def store_url(self) -> str:
+        """The store of the sweep as a URL."""
+        return URL.create("sqlite", database=str(self.root / CELLS)).render_as_string()
+
+
+def ask_in_domain(sweep: Sweep, data: Data, folder: Path, *, home: Path, staff: Staff) -> dict[str, Any]:
     """A panel of every teacher's answers to the train, validation and test questions of a dataset.
 
     Returns: what it took, for the record.
@@ -52,11 +85,11 @@ def ask_in_domain(sweep: Sweep, data: Data, folder: Path, *, home: Path, teacher
         return _take_panel(sweep, home / data.panel, folder, data)
     questions = in_splits(_load(data, home), data.name)
     write_parquet(table_of_questions(questions), folder / QUESTIONS)
-    return _ask(sweep, folder, teachers, mode=sweep.mode)
+    return _ask(sweep, folder, staff, mode=sweep.mode)
 
 
 def ask_routed(
-    sweep: Sweep, data: Data, folder: Path, *, home: Path, teachers: Sequence[Teacher], route: Route | None
+    sweep: Sweep, data: Data, folder: Path, *, home: Path, staff: Staff, route: Route | None
 ) -> dict[str, Any]:
     """The train questions of a dataset, each asked of the teacher that a route names; of all teachers without one.
 
@@ -64,20 +97,21 @@ def ask_routed(
         sweep, data: of the file.
         folder: of the task.
         home: where relative paths start.
-        teachers: none: nobody is asked.
+        staff: whom to ask.
         route: see `kp_data.generate.generate_panel`.
 
-    Returns: what it took, with `calls_saved`: the share of the calls that asking every teacher would have taken.
+    Returns: what it takes by itself, with `calls_saved`: the share of the calls that asking every teacher would take.
+        Answers that another task of the sweep has paid for count like any others.
     """
     questions = in_splits(_load(data, home), data.name)
     write_parquet(table_of_questions(questions), folder / QUESTIONS)
-    if not teachers:
+    if not staff.teachers:
         return {"questions": len(questions), "calls_saved": None, **_no_calls()}
     # Labels for a router are no longer needed, so the answers of teachers who were shown the gold are left out.
     mode = "teacher-forced" if sweep.mode == "both" else sweep.mode
-    spent = _ask(sweep, folder, teachers, mode=mode, route=route, split=TRAIN)
+    spent = _ask(sweep, folder, staff, mode=mode, route=route, split=TRAIN)
     train = sum(question.split == TRAIN for question in questions)
-    return {**spent, "calls_saved": round(1 - spent["calls"] / (train * len(teachers)), 6)}
+    return {**spent, "calls_saved": round(1 - spent["calls"] / (train * len(staff.teachers)), 6)}
 
 
 def join_panels(folders: Sequence[tuple[str, Path]], out: Path) -> dict[str, Any]:
@@ -163,7 +197,7 @@ def _load(data: Data, home: Path) -> list[Question]:
 def _ask(
     sweep: Sweep,
     folder: Path,
-    teachers: Sequence[Teacher],
+    staff: Staff,
     *,
     mode: str,
     route: Route | None = None,
@@ -171,12 +205,33 @@ def _ask(
 ) -> dict[str, Any]:
     from kp_data.generate import generate_panel
 
-    options = Generate.model_validate({"mode": mode, "examples": sweep.examples, "split": split})
+    told = {"mode": mode, "examples": sweep.examples, "split": split, "store": staff.store_url}
     out = folder / PANEL
-    summary = generate_panel(str(folder / QUESTIONS), out=out, teachers=teachers, options=options, route=route)
+    summary = generate_panel(
+        str(folder / QUESTIONS),
+        out=out,
+        teachers=staff.teachers,
+        options=Generate.model_validate(told),
+        route=route,
+        identities=staff.identities,
+    )
     if summary.left:
-        raise Unfinished(f"{summary.left} answers of teachers are missing; run the same sweep again", place=out)
-    return {"questions": summary.questions, **spent_on(read_responses(out / "responses.parquet"))}
+        raise Unfinished(_why_left(summary), place=out)
+    # By what the panel holds and not by what was asked just now: other tasks may have paid for some of it.
+    spent = spent_on(read_responses(out / "responses.parquet"))
+    asked = sum(tally.answered for tally in summary.tallies)
+    return {"questions": summary.questions, **spent, "asked_anew": asked}
+
+
+def _why_left(summary: Summary) -> str:
+    """How many answers are missing, and what each teacher that lacks some said last."""
+    reasons = []
+    for tally in summary.tallies:
+        if tally.left or tally.failed:
+            last = next(reversed(tally.messages.values()), "") if tally.messages else ""
+            reason = tally.stopped or last or ", ".join(tally.failed)
+            reasons.append(f"{tally.teacher}: {reason}" if reason else tally.teacher)
+    return f"{summary.left} answers of teachers are missing ({'; '.join(reasons)}); run the same sweep again"[:600]
 
 
 def spent_on(responses: pa.Table, among: pa.Array | None = None) -> dict[str, Any]:
@@ -238,6 +293,8 @@ def _read(question: Question) -> str:
 
 
 __all__ = [
+    "CELLS",
+    "Staff",
     "ask_in_domain",
     "ask_routed",
     "in_splits",

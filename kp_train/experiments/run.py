@@ -139,6 +139,10 @@ def _submit(waiting: dict[str, Task], standing: Standing, pool: Pool) -> None:
     for name, task in list(waiting.items()):
         if not pool.free:
             return
+        # One at a time asks: what a teacher may be asked in a minute holds for a process, and two of them that want
+        # the same answers would wait for each other.
+        if task.kind == "ask" and any(other.kind == "ask" for other in pool.running):
+            continue
         if not any(need in open_now for need in task.needs):
             del waiting[name]
             pool.submit(task)

@@ -14,7 +14,7 @@ from kp_data.config import Teacher
 from kp_data.schema import Question
 from kp_data.tables import read_json, write_json
 from kp_train.experiments.config import ALL, Sweep
-from kp_train.experiments.panels import PANEL, ask_in_domain, ask_routed, join_panels
+from kp_train.experiments.panels import PANEL, Staff, ask_in_domain, ask_routed, join_panels
 from kp_train.experiments.plan import Task
 
 DONE: Final = "done.json"
@@ -62,11 +62,11 @@ def _do_ask(sweep: Sweep, task: Task, root: Path, home: Path) -> dict[str, Any]:
     folder = root / task.name
     with ExitStack() as stack:
         if "method" not in task.facts:
-            teachers = () if data.panel else _teachers(sweep, len(sweep.teachers), task, root, stack)
-            return ask_in_domain(sweep, data, folder, home=home, teachers=teachers)
-        teachers = _teachers(sweep, int(task.facts["count"]), task, root, stack)
-        route = _route(task, root, [teacher.name for teacher in teachers])
-        return ask_routed(sweep, data, folder, home=home, teachers=teachers, route=route)
+            staff = Staff(root) if data.panel else _staff(sweep, len(sweep.teachers), task, root, stack)
+            return ask_in_domain(sweep, data, folder, home=home, staff=staff)
+        staff = _staff(sweep, int(task.facts["count"]), task, root, stack)
+        route = _route(task, root, staff.names)
+        return ask_routed(sweep, data, folder, home=home, staff=staff, route=route)
 
 
 def _do_join(sweep: Sweep, task: Task, root: Path, home: Path) -> dict[str, Any]:
@@ -117,24 +117,27 @@ def _all_data(sweep: Sweep) -> Sequence[Any]:
     return (*sweep.datasets, *(sweep.out_of_domain.datasets if sweep.out_of_domain else ()))
 
 
-def _teachers(sweep: Sweep, count: int, task: Task, root: Path, stack: ExitStack) -> tuple[Teacher, ...]:
+def _staff(sweep: Sweep, count: int, task: Task, root: Path, stack: ExitStack) -> Staff:
     """The first teachers of the file; those that were trained here are served as long as the stack is open."""
     chosen = sweep.teachers[:count]
     taught = {
         one.name: root / need / MODEL for one in chosen if one.taught for need in task.needs if _is_of(one.name, need)
     }
     served: dict[str, str] = {}
+    identities: dict[str, str] = {}
     if taught:
-        from kp_train.serve import serving
+        from kp_train.serve import identity_of, serving
 
         served = stack.enter_context(serving(taught))
+        # They are served at another port every time; what they answer depends on their weights.
+        identities = {name: identity_of(student) for name, student in taught.items()}
     teachers = []
     for one in chosen:
         values = one.model_dump(exclude={"taught"})
         if one.name in taught:
             values |= {"model": one.name, "api_base": served[one.name]}
         teachers.append(Teacher.model_validate(values))
-    return tuple(teachers)
+    return Staff(root, tuple(teachers), identities)
 
 
 def _is_of(teacher: str, need: str) -> bool:

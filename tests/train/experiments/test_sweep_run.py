@@ -23,6 +23,7 @@ class PretendPool:
     places: int = 2
     order: list[str] = field(default_factory=list)
     taken: list[Task] = field(default_factory=list)
+    most_at_once: int = 0
 
     @property
     def free(self) -> int:
@@ -34,7 +35,9 @@ class PretendPool:
 
     def submit(self, task: Task) -> None:
         assert self.free
+        assert task.kind != "ask" or all(other.kind != "ask" for other in self.taken)
         self.taken.append(task)
+        self.most_at_once = max(self.most_at_once, len(self.taken))
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         task = self.taken.pop(0)
@@ -48,6 +51,15 @@ class PretendPool:
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
     return plan_of(write_sweep(tmp_path))
+
+
+def test_one_task_at_a_time_asks_teachers_while_others_go_on(tmp_path: Path) -> None:
+    ood = {"datasets": [{"name": "plants", "source": "practice:20?subjects=plants"}], "methods": ["all", "random"]}
+    plan = plan_of(write_sweep(tmp_path, out_of_domain=ood))
+    assert sum(task.kind == "ask" for task in plan.tasks) == 3
+    pool = PretendPool(tmp_path / "out", places=8)
+    assert run_plan(plan, tmp_path / "out", pool).left == 0
+    assert pool.most_at_once > 2
 
 
 def test_nothing_begins_before_what_it_needs(plan: Plan, tmp_path: Path) -> None:
