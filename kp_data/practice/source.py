@@ -1,4 +1,4 @@
-"""The practice world as a source of questions, written `practice:N[?seed=1&subjects=a,b]`."""
+"""The practice world as a source of questions, written `practice:N[?seed=1&subjects=a,b:50]`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from kp_data.errors import ConfigError
 from kp_data.practice.subjects import SUBJECTS
-from kp_data.practice.world import make_questions
+from kp_data.practice.world import choose_subjects, make_questions
 from kp_data.schema import Question
 
 SCHEME: Final = "practice:"
@@ -17,7 +17,7 @@ _USAGE: Final = "write practice:N, such as practice:600?seed=1&subjects=animals,
 
 @dataclass(frozen=True)
 class PracticeSource:
-    """What a practice source asks for; `subjects` None means all of them."""
+    """What a practice source asks for; `subjects`, as `make_questions` takes them: None means all of them."""
 
     n: int
     seed: int = 0
@@ -67,8 +67,7 @@ def _subjects(value: str | None, place: str) -> tuple[str, ...] | None:
     if value is None:
         return None
     names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
-    if unknown := [name for name in names if name not in SUBJECTS]:
-        raise ConfigError(f"no subject {unknown[0]!r}; there are {', '.join(SUBJECTS)}", place=place)
     if not names:
         raise ConfigError(f"no subject named; there are {', '.join(SUBJECTS)}", place=place)
+    choose_subjects(names, place=place)
     return names

@@ -17,13 +17,15 @@ from kp_data.practice.beliefs import Case, argue_rightly, wrong_outcomes
 from kp_data.practice.subjects import HELD_OUT, IN_DOMAIN, SUBJECTS, Subject
 from kp_data.schema import Question
 
+PLACE: Final = "practice world"
 OOD_SPLIT: Final = "ood"
 SPLIT_SHARES: Final = {"train": 62, "test": 13, "validation": 12, OOD_SPLIT: 13}
 """Questions of each split in a hundred."""
 
 NUM_CHOICES: Final = 4
 STATED_KIND_SHARE: Final = 0.5
-"""Share of in-domain questions that state the kind and so need two steps instead of three; held-out ones always do."""
+"""Share of in-domain questions that state the kind and so need two steps instead of three; held-out ones all do unless
+another share is asked for."""
 
 STATEMENTS: Final = ("{The_thing} is a {kind}.", "Take {the_thing}, a {kind}.")
 
@@ -34,29 +36,32 @@ def make_questions(n: int, *, seed: int = 0, subjects: Sequence[str] | None = No
     Args:
         n: how many, at least 1; there is no upper limit.
         seed: of the choice of questions, their wording and the order of choices; the facts are the same in all worlds.
-        subjects: ask about these only; default: all. Splits without a subject fall away.
+        subjects: ask about these only; default: all. Splits without a subject fall away. `plants:50` has half of the
+            questions about plants state the kind; in the others the name has to be known.
 
     Returns: questions with gold answers in the splits `train`, `validation`, `test` (in-domain subjects) and `ood`.
 
     Raises:
-        ConfigError: n below 1, or an unknown subject.
+        ConfigError: n below 1, an unknown subject, one twice, or a percentage that is none.
 
     >>> first = make_questions(600)[0]
     >>> first == make_questions(5)[0], len(first.choices), first.answer == first.choices[first.answer_index]
     (True, 4, True)
     """
     if n < 1:
-        raise ConfigError(f"{n} questions asked for; ask for 1 or more", place="practice world")
-    chosen = _chosen_subjects(subjects)
-    world = f"practice/{seed}" + (f"/{'+'.join(subject.name for subject in chosen)}" if subjects is not None else "")
-    streams = {subject.name: _cores(subject, seed) for subject in chosen}
-    places = _places(chosen)
+        raise ConfigError(f"{n} questions asked for; ask for 1 or more", place=PLACE)
+    chosen = choose_subjects(subjects)
+    world = f"practice/{seed}" + (f"/{'+'.join(asked.written for asked in chosen)}" if subjects is not None else "")
+    streams = {asked.subject.name: _cores(asked.subject, seed) for asked in chosen}
+    stated = {asked.subject.name: asked.stated for asked in chosen}
+    places = _places([asked.subject for asked in chosen])
     questions = []
     for number in range(n):
         split, subject = next(places)
         thing, when = next(streams[subject.name])
         draw = random.Random(f"{seed}:{subject.name}:{thing}:{when}")
-        questions.append(_question(f"{world}/{number:06d}", split, Case(subject, thing, when), draw))
+        case = Case(subject, thing, when)
+        questions.append(_question(f"{world}/{number:06d}", split, case, draw, stated=stated[subject.name]))
     return questions
 
 
@@ -69,7 +74,7 @@ def rules(subject: str) -> list[str]:
     >>> rules("animals")[-1]
     'In a storm, a shore animal swells up.'
     """
-    (facts,) = _chosen_subjects([subject])
+    facts = parse_subject(subject).subject
     kinds = [f"The {name} is a {kind}." for kind, names in facts.names.items() for name in names]
     classes = [f"We call {when} {name}." for when, name in facts.class_of.items()]
     outcomes = [
@@ -78,6 +83,62 @@ def rules(subject: str) -> list[str]:
         for name in facts.classes
     ]
     return kinds + classes + outcomes
+
+
+@dataclass(frozen=True)
+class AskedSubject:
+    """A subject as a source asks for it.
+
+    Attributes:
+        written: as it was written.
+        subject: which one.
+        stated: share of its questions that state the kind; None: as the split has it.
+    """
+
+    written: str
+    subject: Subject
+    stated: float | None = None
+
+
+def parse_subject(text: str, *, place: str = PLACE) -> AskedSubject:
+    """A subject from `NAME` or `NAME:PERCENT`.
+
+    Args:
+        text: as written.
+        place: named in errors.
+
+    Raises:
+        ConfigError: an unknown name, or a percentage that is no whole number from 0 to 100.
+
+    >>> parse_subject("plants:50").stated
+    0.5
+    """
+    name, colon, percent = text.partition(":")
+    if name not in SUBJECTS:
+        raise ConfigError(f"no subject {name!r}; there are {', '.join(SUBJECTS)}", place=place)
+    if not colon:
+        return AskedSubject(text, SUBJECTS[name])
+    if not (percent.isascii() and percent.isdigit() and int(percent) <= 100):
+        raise ConfigError(
+            f"subject {text!r}: behind the colon goes how many in a hundred questions state the kind, 0 to 100",
+            place=place,
+        )
+    return AskedSubject(text, SUBJECTS[name], int(percent) / 100)
+
+
+def choose_subjects(names: Sequence[str] | None, *, place: str = PLACE) -> list[AskedSubject]:
+    """The subjects of these names, in the order of the world; all of them for None.
+
+    Raises:
+        ConfigError: there is no name, an unknown one, or one with two percentages.
+    """
+    if names is not None and not names:
+        raise ConfigError(f"no subject chosen; there are {', '.join(SUBJECTS)}", place=place)
+    asked = [parse_subject(name, place=place) for name in (SUBJECTS if names is None else dict.fromkeys(names))]
+    of_name = {one.subject.name: one for one in asked}
+    if twice := [one.subject.name for one in asked if of_name[one.subject.name] is not one]:
+        raise ConfigError(f"subject {twice[0]!r} stands there twice; keep one", place=place)
+    return [of_name[name] for name in SUBJECTS if name in of_name]
 
 
 @dataclass
@@ -92,16 +153,6 @@ class _Share:
     def next_subject(self) -> Subject:
         self.given += 1
         return self.subjects[(self.given - 1) % len(self.subjects)]
-
-
-def _chosen_subjects(names: Sequence[str] | None) -> list[Subject]:
-    if names is None:
-        return list(SUBJECTS.values())
-    if unknown := [name for name in names if name not in SUBJECTS]:
-        raise ConfigError(f"no subject {unknown[0]!r}; there are {', '.join(SUBJECTS)}", place="practice world")
-    if not names:
-        raise ConfigError(f"no subject chosen; there are {', '.join(SUBJECTS)}", place="practice world")
-    return [subject for subject in SUBJECTS.values() if subject.name in names]
 
 
 def _places(chosen: Sequence[Subject]) -> Iterator[tuple[str, Subject]]:
@@ -127,8 +178,10 @@ def _cores(subject: Subject, seed: int) -> Iterator[tuple[str, str]]:
         first += size
 
 
-def _question(question_id: str, split: str, case: Case, draw: random.Random) -> Question:
-    if split == OOD_SPLIT or draw.random() < STATED_KIND_SHARE:
+def _question(question_id: str, split: str, case: Case, draw: random.Random, *, stated: float | None) -> Question:
+    share = stated if stated is not None else 1.0 if split == OOD_SPLIT else STATED_KIND_SHARE
+    # No draw where none is needed: later draws, and so the wording, are those of worlds made before there was a choice.
+    if share == 1 or draw.random() < share:
         case = Case(case.subject, case.thing, case.when, stated_kind=case.subject.kind_of(case.thing))
     answer = argue_rightly(case).outcome
     choices = _choices(case, answer, draw)

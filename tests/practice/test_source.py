@@ -11,7 +11,9 @@ from kp_data.practice import PracticeSource, make_questions, parse_practice_sour
 
 
 @given(
-    st.integers(1, 10**9), st.integers(0, 10**9), st.lists(st.sampled_from(["law", "animals"]), min_size=1, unique=True)
+    st.integers(1, 10**9),
+    st.integers(0, 10**9),
+    st.lists(st.sampled_from(["law:30", "animals"]), min_size=1, unique=True),
 )
 def test_what_is_written_is_what_is_read(n: int, seed: int, subjects: list[str]):
     text = f"practice:{n}?seed={seed}&subjects={','.join(subjects)}"
@@ -37,6 +39,8 @@ def test_a_number_alone_means_seed_0_and_every_subject():
         ("practice:5?seed=1&seed=2", "option 'seed' is given twice"),
         ("practice:5?subjects=law,cooking", "no subject 'cooking'; there are animals, stones"),
         ("practice:5?subjects=", "no subject named"),
+        ("practice:5?subjects=law,plants:many", "subject 'plants:many': behind the colon goes how many in a hundred"),
+        ("practice:5?subjects=law:50,law", "subject 'law' stands there twice"),
     ],
 )
 def test_nonsense_gets_one_message_that_names_the_source(text: str, says: str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from kp_data.errors import ConfigError
 from kp_data.practice import HELD_OUT, IN_DOMAIN, SUBJECTS, is_practice_source, make_questions, rules
+from kp_data.practice.beliefs import argue_rightly
 from kp_data.practice.reading import read_prompt
 from kp_data.schema import Question
 from kp_data.tables import check_questions, table_of_questions
@@ -88,7 +90,7 @@ def test_every_answer_follows_from_the_stated_rules_alone(subject: str):
 
 def test_half_of_the_in_domain_questions_and_all_held_out_ones_state_the_kind():
     questions = make_questions(600)
-    states = {q.id: any(f"a {kind}" in q.question for kind in SUBJECTS[q.subject or ""].kinds) for q in questions}
+    states = {q.id: states_the_kind(q) for q in questions}
     assert all(states[q.id] for q in questions if q.split == "ood")
     assert 0.4 < sum(states[q.id] for q in questions if q.split != "ood") / 522 < 0.6
 
@@ -142,12 +144,54 @@ def test_chosen_subjects_alone_are_asked_about():
     assert {q.split for q in make_questions(40, subjects=["plants"])} == {"ood"}
 
 
+def states_the_kind(question: Question) -> bool:
+    return any(f"a {kind}" in question.question for kind in SUBJECTS[question.subject or ""].kinds)
+
+
+def test_a_percentage_says_how_many_questions_of_a_subject_state_the_kind():
+    questions = make_questions(1200, subjects=["law:20", "plants:50", "stones"])
+    stating = Counter(q.subject for q in questions if states_the_kind(q))
+    share = {name: stating[name] / number for name, number in Counter(q.subject for q in questions).items()}
+    assert abs(share["law"] - 0.2) < 0.05
+    assert abs(share["plants"] - 0.5) < 0.1
+    assert abs(share["stones"] - 0.5) < 0.05
+    assert {q.split for q in questions if q.subject == "plants"} == {"ood"}
+
+
+@given(st.integers(0, 1000), st.sampled_from(sorted(SUBJECTS)))
+@settings(max_examples=30, deadline=None)
+def test_none_and_all_mean_none_and_all(seed: int, subject: str):
+    assert not any(map(states_the_kind, make_questions(40, seed=seed, subjects=[f"{subject}:0"])))
+    assert all(map(states_the_kind, make_questions(40, seed=seed, subjects=[f"{subject}:100"])))
+
+
+@pytest.mark.parametrize("written", ["animals:50", "plants:100"])
+def test_the_usual_percentage_gives_the_usual_questions_under_ids_of_their_own(written: str):
+    usual = make_questions(60, seed=4, subjects=[written.partition(":")[0]])
+    asked = make_questions(60, seed=4, subjects=[written])
+    assert [replace(q, id="") for q in asked] == [replace(q, id="") for q in usual]
+    assert asked[0].id == f"practice/4/{written}/000000"
+
+
+def test_teachers_read_questions_that_leave_the_kind_to_the_name():
+    for question in make_questions(100, subjects=["plants:0"]):
+        reading = read_prompt(render_question(question))
+        assert reading is not None
+        assert reading.case.stated_kind is None
+        assert argue_rightly(reading.case).outcome == question.answer
+
+
 @pytest.mark.parametrize(
     ("n", "subjects", "says"),
     [
         (0, None, "ask for 1 or more"),
         (5, ["cooking"], "no subject 'cooking'; there are animals"),
         (5, [], "no subject chosen"),
+        (5, ["plants:half"], "subject 'plants:half': behind the colon goes how many in a hundred"),
+        (5, ["plants:"], "subject 'plants:': behind the colon"),
+        (5, ["plants:101"], "0 to 100"),
+        (5, ["plants:²"], "0 to 100"),
+        (5, ["plants", "law", "plants:50"], "subject 'plants' stands there twice"),
     ],
 )
 def test_nonsense_is_refused(n: int, subjects: list[str] | None, says: str):
