@@ -153,12 +153,17 @@ class RunFolder:
             raise ConfigError(f"is not of a training run of kp-train; {remedy}", place=self.path / RUN_FILE)
         stored = record["identity"]
         for key in [*self.identity, *stored]:
-            if stored.get(key) != self.identity.get(key):
+            if stored.get(key) != self.identity.get(key) and not (key == "student" and self._same_files(stored)):
                 raise ConfigError(
                     f"holds a run with another {key}: {_short(stored.get(key))} there, "
                     f"{_short(self.identity.get(key))} here; {remedy}",
                     place=self.path,
                 )
+
+    def _same_files(self, stored: Mapping[str, Any]) -> bool:
+        """Whether both start from a checkpoint in a folder, byte for byte the same one: it may have been moved."""
+        mine = self.identity.get("student_files")
+        return bool(mine) and stored.get("student_files") == mine
 
     def _mend_best(self, state_file: Path) -> None:
         """The state names the best checkpoint by absolute path, which is wrong once the folder was moved."""

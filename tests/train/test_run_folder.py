@@ -116,3 +116,17 @@ def test_finishing_moves_the_student_in_records_it_and_drops_checkpoints(tmp_pat
     finished = RunFolder.open(tmp_path, IDENTITY).finished
     assert finished is not None
     assert finished["steps"] == 3
+
+
+def test_a_checkpoint_that_was_moved_is_the_same_student(tmp_path: Path) -> None:
+    files = {"config.json": "aa", "model.safetensors": "bb"}
+    RunFolder.open(tmp_path, {**IDENTITY, "student": "/old/t5", "student_files": files}).begin()
+    RunFolder.open(tmp_path, {**IDENTITY, "student": "/new/t5", "student_files": files})
+    with pytest.raises(ConfigError, match='another student: "/old/t5" there, "/new/t5" here'):
+        RunFolder.open(tmp_path, {**IDENTITY, "student": "/new/t5", "student_files": {**files, "config.json": "cc"}})
+
+
+def test_students_without_files_are_told_apart_by_name(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, {**IDENTITY, "student": "tiny-t5"}).begin()
+    with pytest.raises(ConfigError, match="another student"):
+        RunFolder.open(tmp_path, {**IDENTITY, "student": "tiny-llama"})

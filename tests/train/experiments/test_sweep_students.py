@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_rows import small_questions
@@ -15,6 +17,7 @@ from kp_train.experiments.config import load_sweep
 from kp_train.experiments.plan import Cell
 from kp_train.experiments.pool import answer_of
 from kp_train.experiments.training import _checkpoint, _drop_weights
+from kp_train.run_folder import RunFolder
 from kp_train.views import Row
 
 
@@ -72,3 +75,52 @@ def test_a_crash_while_a_student_is_dropped_costs_no_more_than_the_student(
             do(-1)
     assert do(-1) is None
     assert (tmp_path / "out" / plan.tasks[-1].name / "done.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_moved_goes_on_with_its_half_trained_students(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import kp_train.evaluate
+
+    changes = {"methods": ["fine-tune"], "counts": [2], "seeds": [0], "budget": {"steps": 4, "evaluations": 2}}
+    plan = plan_of(write_sweep(tmp_path, **changes))
+    there, here = tmp_path / "there", tmp_path / "here"
+
+    def do(number: int, root: Path) -> str | None:
+        return answer_of(plan.sweep, asdict(plan.tasks[number]), root=root, home=tmp_path)["error"]
+
+    assert do(0, there) is None
+    looks, look = 0, kp_train.evaluate.predict_choices
+
+    def looked_once(*given: Any, **named: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise KeyboardInterrupt
+        return look(*given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kp_train.evaluate, "predict_choices", looked_once)
+        with pytest.raises(KeyboardInterrupt):
+            do(-1, there)
+    student = plan.tasks[-1].name + "/student"
+    assert [path.name for path in (there / student / "checkpoints").glob("checkpoint-*")] == ["checkpoint-2"]
+    there.rename(here)
+    heard: list[str] = []
+    monkeypatch.setattr("kp_train.run_folder.RunFolder.last_checkpoint", _heard(heard))
+    assert do(-1, here) is None
+    assert heard == ["checkpoint-2"]
+    assert (here / plan.tasks[-1].name / "done.json").is_file()
+    assert not there.exists()
+
+
+def _heard(heard: list[str]) -> Callable[[RunFolder], Path | None]:
+    last = RunFolder.last_checkpoint
+
+    def tell(folder: RunFolder) -> Path | None:
+        found = last(folder)
+        heard.append(found.name if found else "none")
+        return found
+
+    return tell
