@@ -14,19 +14,27 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kp_data.hub.explorer import downloads, pages, signin, viewer_api
+from kp_data.hub.explorer import downloads, first_page, model_pages, pages, signin, viewer_api
 from kp_data.hub.explorer.dataset import NotFound
 from kp_data.hub.explorer.explorer import Explorer, Sessions
 from kp_data.hub.explorer.hosted import HubCatalogue
 from kp_data.hub.explorer.indexing import Indexes
 from kp_data.hub.explorer.local import FolderCatalogue
+from kp_data.hub.explorer.models import HubModels
 from kp_data.hub.explorer.render import STATIC_ROUTES, as_page, json_answer
 from kp_data.hub.explorer.rows import Rows
 from kp_data.hub.server.auth import session_of
 from kp_data.hub.server.hub import Hub
 from kp_data.hub.server.refusals import Refusal
 
-ROUTES: Final[list[BaseRoute]] = [*viewer_api.ROUTES, *signin.ROUTES, *STATIC_ROUTES, *downloads.ROUTES, *pages.ROUTES]
+ROUTES: Final[list[BaseRoute]] = [
+    *viewer_api.ROUTES,
+    *signin.ROUTES,
+    *STATIC_ROUTES,
+    *downloads.ROUTES,
+    *first_page.ROUTES,
+    *pages.ROUTES,
+]
 
 _LOOPBACK: Final = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 
@@ -47,7 +55,7 @@ def hub_explorer(hub: Hub, secret: bytes, endpoint: Callable[[Request], str]) ->
     catalogue = HubCatalogue(hub, folder / "tables")
     sessions = Sessions(secret, lambda token: hub.database.read(lambda connection: session_of(connection, token)))
     with _opened(Rows(folders=[catalogue.folder]), folder / "indexes") as (rows, indexes):
-        yield Explorer(catalogue, rows, indexes, sessions, endpoint)
+        yield Explorer(catalogue, rows, indexes, sessions, endpoint, HubModels(hub))
 
 
 @contextmanager
@@ -83,7 +91,9 @@ def make_hub_app(explorer: Explorer, hub: Hub, otherwise: Callable[[Request], Aw
         browses = request.method == "GET" and "text/html" in request.headers.get("accept", "")
         return await (as_page(unknown) if browses else otherwise)(request)
 
-    routes = [*ROUTES, Route("/{rest:path}", answered, methods=["GET", "POST", "PUT", "DELETE", "PATCH"])]
+    rest = Route("/{rest:path}", answered, methods=["GET", "POST", "PUT", "DELETE", "PATCH"])
+    # Models have no prefix, so that theirs are the addresses that nothing else has.
+    routes = [*ROUTES, *model_pages.routes(answered), rest]
     app = Starlette(routes=routes, exception_handlers={Refusal: refused})
     app.state.explorer, app.state.hub = explorer, hub
     return app

@@ -144,9 +144,9 @@ def answer(rows: Rows, indexes: Indexes, part: Part, asked: Request) -> Answer:
     return Answer(page, columns, order)
 
 
-def page_number(query: QueryParams) -> int:
+def page_number(query: QueryParams, name: str = "page") -> int:
     """The page that an address asks for, from 1; what is no such number counts as the first."""
-    text = query.get("page", "1")
+    text = query.get(name, "1")
     return max(1, int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else 1
 
 

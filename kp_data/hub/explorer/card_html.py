@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 import nh3
@@ -15,7 +16,8 @@ from markdown_it.common.utils import escapeHtml
 from markdown_it.token import Token
 from markupsafe import Markup
 
-from kp_data.hub.explorer.dataset import CARD, Dataset
+from kp_data.hub.explorer.dataset import CARD
+from kp_data.hub.explorer.remembered import Remembered
 from kp_data.hub.explorer.render import url
 from kp_data.hub.server.card_data import split_card
 
@@ -31,30 +33,63 @@ _MAX_CHARS: Final = 500_000
 _TABLE: Final = '<div class="scroll" tabindex="0" role="region" aria-label="Table {}"><table>'
 
 
-def card_html(dataset: Dataset) -> Markup:
-    """The text of a dataset's README; empty where there is none."""
-    text = dataset.document(CARD)
+class Documented(Protocol):
+    """A version of a dataset or of a model, which has documents and an address."""
+
+    @property
+    def commit(self) -> str:
+        """The immutable id of its files."""
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """Segments of the address of its page."""
+
+    def document(self, path: str) -> str:
+        """A document as text; empty where there is none."""
+
+
+def card_html(source: Documented) -> Markup:
+    """The text of a README; empty where there is none."""
+    return markdown_html(_body(source), source)
+
+
+def code_of(source: Documented, language: str) -> str | None:
+    """The first block of code in that language in a README, as its author wrote it; None: there is none."""
+    tokens = _parser().parse(_body(source)[:_MAX_CHARS])
+    found = (token.content for token in tokens if token.type == "fence" and token.info.strip().lower() == language)
+    return next((code.rstrip() for code in found if code.strip()), None)
+
+
+def _body(source: Documented) -> str:
+    text = source.document(CARD)
     try:
-        text = split_card(text)[1]
+        return split_card(text)[1]
     except ValueError:
-        text = text.partition("\n---")[2] if text.startswith("---") else text
-    return markdown_html(text, dataset)
+        return text.partition("\n---")[2] if text.startswith("---") else text
 
 
-def changelog_html(dataset: Dataset) -> Markup:
+def changelog_html(source: Documented) -> Markup:
     """What its versions changed; empty where nobody wrote it down."""
-    return markdown_html(dataset.document(CHANGES), dataset)
+    return markdown_html(source.document(CHANGES), source)
 
 
-def markdown_html(text: str, dataset: Dataset) -> Markup:
-    """Markdown as HTML; links to files of the dataset lead to them, others to http and https alone."""
+def remembered_html(
+    documents: Remembered, source: Documented, document: str, made: Callable[[Documented], Markup]
+) -> Markup:
+    """A document as HTML, made once: it takes longer than the rest of a page."""
+    digest = hashlib.sha256(source.document(document).encode()).digest()
+    return documents.get((source.address, source.commit, document, digest), lambda: made(source))
+
+
+def markdown_html(text: str, source: Documented) -> Markup:
+    """Markdown as HTML; links to files of this version lead to them, others to http and https alone."""
     html = _parser().render(text[:_MAX_CHARS])
     # One page has one heading of the first level, and it is ours.
     for level in (5, 4, 3, 2, 1):
         html = html.replace(f"<h{level}>", f"<h{level + 1}>").replace(f"</h{level}>", f"</h{level + 1}>")
 
     def attribute(tag: str, name: str, value: str) -> str | None:
-        return _link(value, dataset) if (tag, name) == ("a", "href") else value
+        return _link(value, source) if (tag, name) == ("a", "href") else value
 
     clean = nh3.clean(
         html,
@@ -72,7 +107,7 @@ def markdown_html(text: str, dataset: Dataset) -> Markup:
     return Markup(clean)  # noqa: S704 -- sanitised just above
 
 
-def _link(value: str, dataset: Dataset) -> str | None:
+def _link(value: str, source: Documented) -> str | None:
     """Where a link of a card leads; None: nowhere."""
     try:
         parts = urlsplit(value)
@@ -85,7 +120,7 @@ def _link(value: str, dataset: Dataset) -> str | None:
     # The parser has encoded what it found; a name is encoded once.
     named = (unquote(segment) for segment in parts.path.split("/"))
     segments = [segment for segment in named if segment not in ("", ".", "..")]
-    return url("datasets", *dataset.name.split("/"), "download", dataset.commit, *segments)
+    return url(*source.address, "download", source.commit, *segments)
 
 
 @cache

@@ -166,6 +166,11 @@ class Dataset:
     paths: tuple[str, ...] = ()
     private: bool = False
 
+    @property
+    def address(self) -> tuple[str, ...]:
+        """Segments of the address of its page."""
+        return ("datasets", *self.name.split("/"))
+
     def part(self, config: str | None, split: str | None) -> Part | None:
         """The part of that name; the first of what is not named."""
         fitting = (part for part in self.parts if config in (None, part.config) and split in (None, part.split))
@@ -183,7 +188,7 @@ class Dataset:
     @cached_property
     def metadata(self) -> Mapping[str, Any]:
         """The YAML block of the card; empty where there is none that can be read."""
-        return _card_data(self.document(CARD))
+        return card_data(self.document(CARD))
 
     def document(self, path: str) -> str:
         """A document as text; empty where there is none."""
@@ -191,11 +196,7 @@ class Dataset:
 
     def json(self, path: str) -> Mapping[str, Any]:
         """A document that is one JSON object; empty where there is none, or none that can be read."""
-        try:
-            found = json.loads(self.document(path) or "{}")
-        except (ValueError, RecursionError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        return json_object(self.document(path))
 
 
 @dataclass(frozen=True)
@@ -324,8 +325,18 @@ def kind_of(kind: pa.DataType) -> Kind:
     return "time" if pa.types.is_temporal(kind) else "other"
 
 
+def json_object(text: str) -> Mapping[str, Any]:
+    """A document that is one JSON object; empty where it is anything else."""
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 @lru_cache(maxsize=64)
-def _card_data(text: str) -> Mapping[str, Any]:
+def card_data(text: str) -> Mapping[str, Any]:
+    """The YAML block of a card; empty where there is none that can be read."""
     # Not above: whoever builds an index imports this module, and has no use for a server.
     from kp_data.hub.server.card_data import read_card
 

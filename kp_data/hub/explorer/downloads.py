@@ -1,4 +1,4 @@
-"""Files of a dataset for whoever reads its pages: the session that opened the page opens the file.
+"""Files for whoever reads its pages: the session that opened the page opens the file.
 
 The hub's own addresses of files belong to programs, which send a token with each request; a browser has its session.
 """
@@ -23,13 +23,20 @@ async def download(request: Request) -> Response:
     """A file, or a range of it, to be saved and never shown: it may be a page of somebody's."""
     path = path_value(request, "path")
     asked = dataset_name(request), path_value(request, "revision"), path
-    explorer = explorer_of(request)
-    file = await in_thread(explorer.catalogue.download, reader_of(request), *asked)
+    file = await in_thread(explorer_of(request).catalogue.download, reader_of(request), *asked)
+    return await sent(request, path, file)
+
+
+async def sent(request: Request, path: str, file: Download) -> Response:
+    """The answer that holds a file, or the range of it that a request asks for."""
     headers = _headers(path, file)
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers={**SAFE_HEADERS, **headers})
     name = path.rpartition("/")[2]
-    if explorer.hub and (there := await elsewhere(request, file.location, headers, name=header_safe(name))) is not None:
+    if (
+        explorer_of(request).hub
+        and (there := await elsewhere(request, file.location, headers, name=header_safe(name))) is not None
+    ):
         return there
     return await in_thread(send, request, file.blocks, file.size, headers)
 

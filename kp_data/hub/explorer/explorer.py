@@ -21,6 +21,7 @@ from kp_data.hub.explorer.rows import Rows
 
 if TYPE_CHECKING:
     from kp_data.hub.explorer.indexing import Indexes
+    from kp_data.hub.explorer.models import HubModels
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -79,6 +80,7 @@ class Explorer:
         indexes: searches them.
         sessions: None: there is nobody to sign in, for one folder is shown to whoever runs the command.
         endpoint: the address at which a request found this server, without a slash at its end.
+        models: None: one folder is shown, which has none.
         documents: cards and changelogs as HTML, those last read.
     """
 
@@ -87,6 +89,7 @@ class Explorer:
     indexes: Indexes
     sessions: Sessions | None
     endpoint: Callable[[Request], str]
+    models: HubModels | None = None
     documents: Remembered = field(default_factory=lambda: Remembered(KEPT_DOCUMENTS))
 
     @property

@@ -14,11 +14,12 @@ from kp_data.report.terminal import format_value
 
 @dataclass(frozen=True, slots=True)
 class CardFact:
-    """A line beside the card."""
+    """A line beside the card; `to` is where its value leads."""
 
     label: str
     value: str
     note: str = ""
+    to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def card_facts(dataset: Dataset) -> list[CardFact]:
         _share("kept one is right on", scores.get("purified_accuracy"), "of the test questions"),
         _share("best single teacher", scores.get("best_single_accuracy"), "right when asked blind"),
         _share("gap to oracle closed", scores.get("gap_closed"), ""),
-        CardFact("licence", _words(metadata.get("license"))) if metadata.get("license") else None,
+        CardFact("licence", words_of(metadata.get("license"))) if metadata.get("license") else None,
         CardFact("size", size_words(sum(part.num_bytes for part in dataset.parts)), "of Parquet"),
     ]
     return [fact for fact in found if fact is not None]
@@ -111,5 +112,6 @@ def _share(label: str, value: Any, note: str) -> CardFact | None:
     return CardFact(label, format_value(float(value), "percent"), note) if known else None
 
 
-def _words(value: Any) -> str:
+def words_of(value: Any) -> str:
+    """A value of a card's, or several."""
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

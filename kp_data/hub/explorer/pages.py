@@ -1,22 +1,20 @@
-"""The pages: what there is, a dataset, its rows, a question, its statistics, and what changed between versions."""
+"""The pages of datasets: the card, rows, a question, its statistics, and what changed between versions."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from kp_data.hub.explorer import browse, charts
-from kp_data.hub.explorer.card_html import CHANGES, card_html, changelog_html
-from kp_data.hub.explorer.dataset import CARD, LISTED, Dataset, NotFound, NotReady, Part, Version
-from kp_data.hub.explorer.explorer import Explorer, dataset_name, explorer_of, in_thread, path_value, reader_of
+from kp_data.hub.explorer.card_html import CHANGES, card_html, changelog_html, remembered_html
+from kp_data.hub.explorer.dataset import CARD, Dataset, NotFound, NotReady, Part, Version
+from kp_data.hub.explorer.explorer import dataset_name, explorer_of, in_thread, path_value, reader_of
 from kp_data.hub.explorer.facts import card_facts, snippets
 from kp_data.hub.explorer.filters import FilterError
 from kp_data.hub.explorer.render import as_page, page, redirect, url
@@ -32,16 +30,6 @@ MARKED_CHARS: Final = 100_000
 """Characters of one pair of texts, and of all on a page, whose words are compared."""
 
 
-async def index(request: Request) -> Response:
-    """Every dataset this reader may see."""
-    search, at = request.query_params.get("search", "")[:200], browse.page_number(request.query_params)
-    find = explorer_of(request).catalogue.find
-    found = await in_thread(find, reader_of(request), search=search, offset=(at - 1) * LISTED, length=LISTED)
-    num_pages = max(1, -(-found.num // LISTED))
-    # Who is signed in may see more than others.
-    return page(request, "index.html.j2", private=True, found=found, search=search, at=at, num_pages=num_pages)
-
-
 async def card(request: Request) -> Response:
     """A dataset: its card, what there is to know of it, and how to load it."""
     dataset = await _dataset(request)
@@ -51,7 +39,7 @@ async def card(request: Request) -> Response:
         request,
         "card.html.j2",
         dataset,
-        card=await in_thread(_as_html, explorer, dataset, CARD, card_html),
+        card=await in_thread(remembered_html, explorer.documents, dataset, CARD, card_html),
         facts=card_facts(dataset),
         snippets=snippets(dataset, versions, explorer.endpoint(request) if explorer.hub else None),
         versions=versions,
@@ -116,7 +104,8 @@ async def versions(request: Request) -> Response:
     """Every version, newest first, with its changelog."""
     dataset = await _dataset(request)
     found = await in_thread(explorer_of(request).catalogue.versions, reader_of(request), dataset.name)
-    changelog = await in_thread(_as_html, explorer_of(request), dataset, CHANGES, changelog_html)
+    documents = explorer_of(request).documents
+    changelog = await in_thread(remembered_html, documents, dataset, CHANGES, changelog_html)
     return await _page(request, "versions.html.j2", dataset, versions=found, pairs=_pairs(found), changelog=changelog)
 
 
@@ -190,12 +179,6 @@ async def _page(request: Request, template: str, dataset: Dataset, *, status: in
     )
 
 
-def _as_html(explorer: Explorer, dataset: Dataset, document: str, made: Callable[[Dataset], Markup]) -> Markup:
-    """A document as HTML, made once: it takes longer than the rest of a page."""
-    digest = hashlib.sha256(dataset.documents.get(document, b"")).digest()
-    return explorer.documents.get((dataset.name, dataset.commit, document, digest), lambda: made(dataset))
-
-
 def _pairs(versions: Sequence[Version]) -> Mapping[str, str]:
     """Version to the one before it, among those that are versions."""
     tagged = [version.name for version in versions if version.name.startswith("v")]
@@ -222,7 +205,6 @@ class _Marker:
 _DATASET: Final = "/datasets/{namespace}/{name}"
 
 ROUTES: Final = [
-    Route("/", as_page(index), methods=["GET"]),
     Route(_DATASET, as_page(card), methods=["GET"]),
     Route(_DATASET + "/rows/{config}/{split}", as_page(rows), methods=["GET"]),
     Route(_DATASET + "/questions/{id:path}", as_page(question), methods=["GET"]),
