@@ -8,14 +8,15 @@
 
 With one teacher there is nothing to purify: the lines of all methods begin at the same students, those of
 `step-by-step`. A key is made of the file alone (and of the bytes of local data), before anything runs, so that what is
-done is found again, and a file with one seed more costs that seed.
+done is found again: a file with one seed more costs that seed, and one with a teacher more what that teacher takes part
+in. (Students from random weights read with a tokenizer of everything that was said, so those start anew.)
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -171,9 +172,9 @@ class _Planner:
             yield joined
         purified: dict[tuple[str, int], Task] = {}
         for method, count in self._to_purify():
-            purified[method, count] = self._purify(method, count, joined)
+            purified[method, count] = self._purify(method, count, joined, part=self._part(count, taught))
             yield purified[method, count]
-        students = [*self._in_domain(purified, joined), *self._out_of_domain(purified, taught, joined)]
+        students = [*self._in_domain(purified, taught, joined), *self._out_of_domain(purified, taught, joined)]
         yield from (task for task in students if task.cell is None)
         yield from sorted((task for task in students if task.cell is not None), key=self._turn)
 
@@ -182,10 +183,10 @@ class _Planner:
         assert task.cell is not None
         return task.cell.seed, [one.name for one in self._sweep.students].index(task.cell.student)
 
-    def _in_domain(self, purified: dict[tuple[str, int], Task], panel: Task) -> Iterator[Task]:
+    def _in_domain(self, purified: dict[tuple[str, int], Task], taught: list[Task], panel: Task) -> Iterator[Task]:
         for data in self._sweep.datasets:
             for method, count in in_domain_methods(self._sweep):
-                lessons = purified.get((method, count), panel)
+                lessons = purified.get((method, count)) or replace(panel, key=self._part(count, taught))
                 yield from self._cells(data, IN_DOMAIN, method, count, lessons, panel=panel)
 
     def _to_purify(self) -> list[tuple[str, int]]:
@@ -206,25 +207,34 @@ class _Planner:
         needs = tuple(task.name for task in taught)
         return Task("ask", f"panels/{data.name}-{key}", key, needs, words, facts={"dataset": data.name})
 
-    def _asking(self) -> tuple[Any, ...]:
-        """What decides about the teachers' answers; prices and limits do not."""
+    def _asking(self, count: int | None = None) -> tuple[Any, ...]:
+        """What decides about the answers of the first so many teachers, or of all; prices and limits do not."""
         who = [
             (one.name, one.model, one.api_base, one.temperature, one.top_p, one.max_tokens, one.seed, one.logprobs)
-            for one in self._sweep.teachers
+            for one in self._sweep.teachers[:count]
         ]
         return who, self._sweep.mode, self._sweep.examples, PROMPT_VERSION
+
+    def _part(self, count: int, taught: list[Task]) -> str:
+        """A key of what the first so many teachers said in domain, so that a teacher more changes nothing for them."""
+        sources = [self._source(data) for data in self._sweep.datasets]
+        return digest_of("part", sources, self._asking(count) if count else None, self._taught_keys(count, taught))
+
+    def _taught_keys(self, count: int, taught: list[Task]) -> list[str]:
+        names = [teacher.name for teacher in self._sweep.teachers[:count]]
+        return [task.key for task in taught if task.facts["teacher"] in names]
 
     def _join(self, asked: list[Task]) -> Task:
         key = digest_of("join", [task.key for task in asked])
         return Task("join", f"panels/all-{key}", key, tuple(task.name for task in asked), "join the panels")
 
-    def _purify(self, name: str, count: int, panel: Task) -> Task:
+    def _purify(self, name: str, count: int, panel: Task, *, part: str) -> Task:
         chosen = self._sweep.method(name)
         teachers = tuple(teacher.name for teacher in self._sweep.teachers[:count])
         options = sorted(chosen.options.items())
         settings = (options, self._sweep.embedder, self._sweep.purify_seed)
         local = [self._bytes_of(value) for value in (self._sweep.embedder, *(value for _, value in options))]
-        key = digest_of("purify", panel.key, name, teachers, settings, local, self._versions)
+        key = digest_of("purify", part, name, teachers, settings, local, self._versions)
         return Task(
             "purify",
             f"purified/{name}-{count}t-{key}",
@@ -283,8 +293,8 @@ class _Planner:
 
     def _ask_routed(self, data: Data, method: str, count: int, router: Task | None, taught: list[Task]) -> Task:
         """The train questions, each asked of the one teacher that a router names; of all for `all`; of none."""
-        basis = (self._source(data), self._asking() if count else None, count, router.key if router else method)
-        key = digest_of("ask routed", basis, [task.key for task in taught] if count else None)
+        basis = (self._source(data), self._asking(count) if count else None, count, router.key if router else method)
+        key = digest_of("ask routed", basis, self._taught_keys(count, taught))
         needs = tuple(task.name for task in taught) if count else ()
         whom = "nobody" if not count else "all" if router is None else f"whom {method} names"
         return Task(

@@ -55,6 +55,23 @@ def test_a_key_holds_what_decides_and_nothing_else(tmp_path: Path, changes: dict
     assert {task.kind for task in new} == kinds
 
 
+def test_a_teacher_more_costs_only_what_that_teacher_takes_part_in(tmp_path: Path) -> None:
+    def planned(*teachers: str) -> Plan:
+        students = [{"name": "tiny", "model": "tiny-t5"}]
+        data = [{"name": "colours", "source": "practice:20"}]
+        methods = ["fine-tune", "all", "best-single"]
+        return plan_of(
+            write_sweep(tmp_path, datasets=data, teachers=list(teachers), students=students, methods=methods, seeds=[0])
+        )
+
+    before = {task.name for task in planned("practice/ada", "practice/bruno").tasks}
+    after = planned("practice/ada", "practice/bruno", "practice/clara").tasks
+    new = [task for task in after if task.name not in before]
+    assert {task.facts.get("count") for task in new if task.kind == "purify"} == {3}
+    assert {task.cell.count for task in new if task.cell is not None} == {3}
+    assert sum(task.kind == "ask" for task in new) == 1
+
+
 def test_other_bytes_in_a_panel_are_another_panel(tmp_path: Path) -> None:
     from small_rows import small_questions, write_panel
 
