@@ -35,6 +35,7 @@ def sweep(
     """Methods x teachers x students x seeds from one file: tables, figures, CMV. Resumes by itself."""
     from kp_train.experiments import load_sweep, plan_sweep
     from kp_train.experiments.figures import write_figures
+    from kp_train.experiments.inputs import check_inputs
     from kp_train.experiments.pool import SWEEP_FILE, pool_named
     from kp_train.experiments.results import collect, write_results
     from kp_train.experiments.run import run_plan, sweep_folder
@@ -43,6 +44,9 @@ def sweep(
     set_quiet(quiet)
     home = config.resolve().parent
     plan = plan_sweep(load_sweep(config), home=home)
+    if not report_only:
+        # Before anybody is asked or trained, and also where nothing is to be run.
+        check_inputs(plan, out, home=home, only_local=dry_run)
     if dry_run:
         from kp_train.experiments.estimate import estimate_sweep
 

@@ -70,6 +70,8 @@ class Data(_Section):
     def _from_one_place(self) -> Data:
         if (self.source is None) == (self.panel is None):
             raise ValueError("needs either source or panel, one of the two")
+        if self.panel is not None and self.columns:
+            raise ValueError("columns has no effect on a panel, whose columns have our names; leave it out")
         return self
 
 

@@ -14,9 +14,8 @@ from typing import Any, Final
 
 from kp_data.errors import ConfigError, KpError
 from kp_data.schema import Question
-from kp_data.tables import questions_of, read_questions
 from kp_train.experiments.config import ALL, INFERENCE, UNTAUGHT, Data, Expected, Hardware, StudentSpec
-from kp_train.experiments.panels import SPLITS, TEST, TRAIN, VALIDATION, in_splits
+from kp_train.experiments.panels import SPLITS, TEST, TRAIN, VALIDATION, is_at_hand, load_data
 from kp_train.experiments.plan import Cell, Plan
 from kp_train.experiments.work import is_done
 
@@ -274,16 +273,9 @@ def _as_expected(expected: Expected) -> Sizes:
 
 def _questions(data: Data, home: Path) -> list[Question]:
     """Questions that can be had without a network."""
-    from kp_data.questions import load_questions
-
-    if data.panel is not None:
-        table = read_questions(home / data.panel / "questions.parquet")
-    elif data.source is not None and (data.source.startswith("practice:") or (home / data.source).exists()):
-        local = data.source if data.source.startswith("practice:") else str(home / data.source)
-        table = load_questions(local, columns=data.columns or None)
-    else:
-        raise ConfigError("neither a file nor a folder here", place=data.source)
-    return in_splits(questions_of(table if data.limit is None else table.slice(0, data.limit)), data.name)
+    if not is_at_hand(data, home):
+        raise ConfigError("neither a file nor a folder here", place=data.source or data.panel)
+    return load_data(data, home)
 
 
 def _calls(plan: Plan, sizes: dict[str, Sizes]) -> tuple[int, int, int, int]:

@@ -82,8 +82,8 @@ def ask_in_domain(sweep: Sweep, data: Data, folder: Path, *, home: Path, staff: 
         Unfinished: some answers are missing; the next run asks for them.
     """
     if data.panel is not None:
-        return _take_panel(sweep, home / data.panel, folder, data)
-    questions = in_splits(_load(data, home), data.name)
+        return _take_panel(sweep, home / data.panel, folder, data, home)
+    questions = load_data(data, home)
     write_parquet(table_of_questions(questions), folder / QUESTIONS)
     return _ask(sweep, folder, staff, mode=sweep.mode)
 
@@ -103,7 +103,7 @@ def ask_routed(
     Returns: what it takes by itself, with `calls_saved`: the share of the calls that asking every teacher would take.
         Answers that another task of the sweep has paid for count like any others.
     """
-    questions = in_splits(_load(data, home), data.name)
+    questions = load_data(data, home)
     write_parquet(table_of_questions(questions), folder / QUESTIONS)
     if not staff.teachers:
         return {"questions": len(questions), "calls_saved": None, **_no_calls()}
@@ -126,7 +126,7 @@ def join_panels(folders: Sequence[tuple[str, Path]], out: Path) -> dict[str, Any
         questions.append(_led(mine, "id", name))
         responses.append(_led(read_responses(folder / "responses.parquet"), "question_id", name))
     together = pa.concat_tables(questions, promote_options="default")
-    _refuse_leaks(questions_of(together))
+    refuse_leaks(questions_of(together))
     write_parquet(together, out / QUESTIONS)
     write_parquet(pa.concat_tables(responses, promote_options="default"), out / "responses.parquet")
     return {"questions": together.num_rows}
@@ -184,14 +184,33 @@ def _dealt(question_id: str) -> str:
     return TRAIN if lot < SHARES[TRAIN] else VALIDATION if lot < SHARES[TRAIN] + SHARES[VALIDATION] else TEST
 
 
-def _load(data: Data, home: Path) -> list[Question]:
+def load_data(data: Data, home: Path) -> list[Question]:
+    """The questions of a dataset in their splits.
+
+    Raises:
+        DataError: it is missing or broken, or lacks a split.
+        ConfigError: its source cannot be understood.
+    """
     from kp_data.questions import load_questions
 
+    if data.panel is not None:
+        table = read_questions(home / data.panel / QUESTIONS)
+    else:
+        table = load_questions(_source(data, home), columns=data.columns or None)
+    return in_splits(questions_of(table if data.limit is None else table.slice(0, data.limit)), data.name)
+
+
+def is_at_hand(data: Data, home: Path) -> bool:
+    """Whether a dataset can be had without a network."""
+    if data.panel is not None:
+        return (home / data.panel).exists()
+    return str(data.source).startswith("practice:") or (home / str(data.source)).exists()
+
+
+def _source(data: Data, home: Path) -> str:
     assert data.source is not None
     local = home / data.source
-    source = str(local) if not data.source.startswith("practice:") and local.exists() else data.source
-    table = load_questions(source, columns=data.columns or None)
-    return questions_of(table if data.limit is None else table.slice(0, data.limit))
+    return str(local) if not data.source.startswith("practice:") and local.exists() else data.source
 
 
 def _ask(
@@ -255,14 +274,10 @@ def _no_calls() -> dict[str, Any]:
     return {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
 
 
-def _take_panel(sweep: Sweep, source: Path, folder: Path, data: Data) -> dict[str, Any]:
+def _take_panel(sweep: Sweep, source: Path, folder: Path, data: Data, home: Path) -> dict[str, Any]:
     """A panel that is there already, its questions in the three splits and the file's teachers alone."""
-    table = read_questions(source / QUESTIONS)
-    questions = in_splits(questions_of(table if data.limit is None else table.slice(0, data.limit)), data.name)
-    responses = read_responses(source / "responses.parquet")
-    there = pc.unique(responses["teacher"]).to_pylist()
-    if missing := [teacher.name for teacher in sweep.teachers if teacher.name not in there]:
-        raise DataError(f"no answers of teacher {missing[0]!r}; the panel has {', '.join(there)}", place=source)
+    questions = load_data(data, home)
+    responses = check_panel(sweep, source)
     names = pa.array([teacher.name for teacher in sweep.teachers])
     ids = pa.array([question.id for question in questions])
     kept = responses.filter(pc.and_(pc.is_in(responses["teacher"], names), pc.is_in(responses["question_id"], ids)))
@@ -273,13 +288,33 @@ def _take_panel(sweep: Sweep, source: Path, folder: Path, data: Data) -> dict[st
     return {"questions": len(questions), **spent_on(kept)}
 
 
+def check_panel(sweep: Sweep, source: Path) -> pa.Table:
+    """The responses of a panel folder.
+
+    Raises:
+        DataError: there are none, or none of a teacher of the file.
+    """
+    responses = read_responses(source / "responses.parquet")
+    there = pc.unique(responses["teacher"]).to_pylist()
+    if missing := [teacher.name for teacher in sweep.teachers if teacher.name not in there]:
+        raise DataError(f"no answers of teacher {missing[0]!r}; the panel has {', '.join(there)}", place=source)
+    return responses
+
+
 def _led(table: pa.Table, column: str, name: str) -> pa.Table:
     led = pc.binary_join_element_wise(name, pc.cast(table[column], pa.string()), "/")
     return table.set_column(table.column_names.index(column), table.schema.field(column), led.cast(pa.string()))
 
 
-def _refuse_leaks(questions: Sequence[Question]) -> None:
-    """Purifiers are fitted on all train rows at once, so none may be a test question of another dataset."""
+def refuse_leaks(questions: Sequence[Question]) -> None:
+    """Purifiers are fitted on all train rows at once, so none may be a test question of another dataset.
+
+    Args:
+        questions: of all datasets, with ids that are led by their dataset's name.
+
+    Raises:
+        DataError: one is; names both.
+    """
     train = {_read(question): question.id for question in questions if question.split == TRAIN}
     for question in questions:
         if question.split == TEST and (same := train.get(_read(question))) is not None:
@@ -297,9 +332,13 @@ __all__ = [
     "Staff",
     "ask_in_domain",
     "ask_routed",
+    "check_panel",
     "in_splits",
+    "is_at_hand",
     "join_panels",
+    "load_data",
     "own_rows",
+    "refuse_leaks",
     "routed_rows",
     "spent_on",
 ]
