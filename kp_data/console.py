@@ -39,6 +39,11 @@ def is_quiet() -> bool:
     return _quiet
 
 
+def is_debug() -> bool:
+    """Whether tracebacks are wanted: `--debug`, or KP_DEBUG in the environment."""
+    return "--debug" in sys.argv or bool(os.environ.get("KP_DEBUG"))
+
+
 def say(message: str = "") -> None:
     """One line for a person, on stderr."""
     if not _quiet:
@@ -75,7 +80,7 @@ def run_app(app: Callable[..., Any], program: str) -> NoReturn:
         app: the Typer app.
         program: name of the console command, for messages.
     """
-    debug = "--debug" in sys.argv or bool(os.environ.get("KP_DEBUG"))
+    debug = is_debug()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if "--help" in arguments:
         _spare_markdown()

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from kp_data.console import is_quiet, out_json, say, set_quiet
-from kp_data.errors import ConfigError, Unfinished
+from kp_data.console import is_debug, is_quiet, out_json, say, set_quiet
+from kp_data.errors import Unfinished
 from kp_train.cli.app import TRAIN, app
 from kp_train.cli.options import Json, Quiet
 
@@ -34,10 +34,10 @@ def sweep(
 ) -> None:
     """Methods x teachers x students x seeds from one file: tables, figures, CMV. Resumes by itself."""
     from kp_train.experiments import load_sweep, plan_sweep
-    from kp_train.experiments.figures import write_figures
     from kp_train.experiments.inputs import check_inputs
-    from kp_train.experiments.pool import SWEEP_FILE, pool_named
-    from kp_train.experiments.results import collect, write_results
+    from kp_train.experiments.pool import pool_named
+    from kp_train.experiments.report import report_of, write_report
+    from kp_train.experiments.results import collect
     from kp_train.experiments.run import run_plan, sweep_folder
     from kp_train.experiments.show import print_estimate, print_results, watching
 
@@ -54,16 +54,16 @@ def sweep(
         out_json(estimate.as_dict()) if json_ else print_estimate(estimate)
         return
     out, standing = out.resolve(), None
-    if report_only and not (out / SWEEP_FILE).is_file():
-        raise ConfigError("no sweep was begun here, so there is nothing to report; correct --out", place=out)
-    workers = pool_named(engine, out, home, jobs)  # refused before anything is written
-    with sweep_folder(out, config):
-        if not report_only:
+    if report_only:
+        # Without the lock: what is marked as done is whole, also while the sweep goes on.
+        results = report_of(plan, out)
+    else:
+        workers = pool_named(engine, out, home, jobs)  # refused before anything is written
+        with sweep_folder(out, config):
             with workers as pool, watching() as watch:
                 standing = run_plan(plan, out, pool, watch=watch)
-        results = collect(plan, out, standing)
-        write_results(results, out)
-        write_figures(results, out)
+            results = collect(plan, out, standing)
+            write_report(results, out)
     if json_:
         out_json(results.as_dict())
     elif not is_quiet():
@@ -71,6 +71,8 @@ def sweep(
     if standing is not None and (standing.failed or standing.blocked):
         for outcome in standing.failed.values():
             say(f"failed: {outcome.task.words}: {outcome.error}")
+            if outcome.trace and is_debug():
+                say(outcome.trace.rstrip())
         raise Unfinished(
             f"{len(standing.failed)} tasks failed and {len(standing.blocked)} that need them were left out; mend what "
             "is said above and run the same command again"

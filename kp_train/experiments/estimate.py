@@ -16,7 +16,7 @@ from kp_data.errors import ConfigError, KpError
 from kp_data.schema import Question
 from kp_train.experiments.config import ALL, INFERENCE, UNTAUGHT, Data, Expected, Hardware, StudentSpec
 from kp_train.experiments.panels import SPLITS, TEST, TRAIN, VALIDATION, is_at_hand, load_data
-from kp_train.experiments.plan import Cell, Plan
+from kp_train.experiments.plan import Cell, Plan, Task
 from kp_train.experiments.work import is_done
 
 TOKENS_PER_WORD: Final = 1.35
@@ -62,9 +62,9 @@ class Estimate:
         name: of the sweep.
         lines: by method and student.
         panels, purified: tasks that come first.
-        calls: of teachers, in domain and out of domain.
+        calls: of teachers, in domain and out of domain, at most: what several methods need is asked once.
         prompt_tokens, completion_tokens: of those calls, about.
-        calls_saved: calls that routers make needless out of domain.
+        calls_saved: calls that routers would make needless out of domain, each used by itself.
         hardware: what hours are of; None without.
         usd: of those hours; None where no price is given.
     """
@@ -102,7 +102,7 @@ class Estimate:
         yield f"before that, {self.panels} panels to ask for or read, and {self.purified} times to purify"
         yield (
             f"about {self.calls:,} calls of teachers, {self.prompt_tokens:,} tokens read and "
-            f"{self.completion_tokens:,} written; routers save {self.calls_saved:,} calls out of domain"
+            f"{self.completion_tokens:,} written; routers by themselves save {self.calls_saved:,} calls out of domain"
         )
         if self.hours is not None:
             price = "" if self.usd is None else f", about ${self.usd:,.0f}"
@@ -279,26 +279,34 @@ def _questions(data: Data, home: Path) -> list[Question]:
 
 
 def _calls(plan: Plan, sizes: dict[str, Sizes]) -> tuple[int, int, int, int]:
-    """Calls of teachers, those saved, and tokens read and written."""
+    """Calls of teachers, those saved, and tokens read and written. What several methods need is asked once."""
     sweep = plan.sweep
     modes = 2 if sweep.mode == "both" else 1
-    calls = saved = 0
-    read = written = 0.0
+    needed: dict[str, list[tuple[int, int]]] = {}
     for task in plan.tasks:
-        if task.kind != "ask":
-            continue
-        data = next(one for one in _all(plan) if one.name == task.facts["dataset"])
-        size = sizes[data.name]
-        if "method" not in task.facts:
-            mine = (size.train + size.validation + size.test) * len(sweep.teachers) * modes if data.source else 0
-        else:
-            whole = size.train * int(task.facts["count"])
-            mine = whole if task.facts["method"] == ALL else size.train if whole else 0
-            saved += whole - mine
-        calls += mine
-        read += mine * size.question * (1 + sweep.examples)
-        written += mine * size.rationale
-    return calls, saved, round(read), round(written)
+        if task.kind == "ask":
+            data = next(one for one in _all(plan) if one.name == task.facts["dataset"])
+            needed.setdefault(data.name, []).append(_needed(task, data, sizes[data.name], modes * len(sweep.teachers)))
+    calls = {name: min(sum(mine for mine, _ in each), max(most for _, most in each)) for name, each in needed.items()}
+    saved = sum(most - mine for each in needed.values() for mine, most in each)
+    read = sum(number * sizes[name].question * (1 + sweep.examples) for name, number in calls.items())
+    written = sum(number * sizes[name].rationale for name, number in calls.items())
+    return sum(calls.values()), saved, round(read), round(written)
+
+
+def _needed(task: Task, data: Data, size: Sizes, answers: int) -> tuple[int, int]:
+    """Calls that a task needs by itself, and that it would need if it asked every teacher.
+
+    Args:
+        task: of kind `ask`.
+        data, size: its dataset.
+        answers: to each question in domain.
+    """
+    if "method" not in task.facts:
+        most = (size.train + size.validation + size.test) * answers if data.source else 0
+        return most, most
+    most = size.train * int(task.facts["count"])
+    return (most if task.facts["method"] == ALL else min(size.train, most)), most
 
 
 def _all(plan: Plan) -> Sequence[Data]:

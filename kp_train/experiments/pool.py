@@ -30,7 +30,13 @@ _ENDED_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a task ended; `error` is None when it is done."""
+    """How a task ended.
+
+    Attributes:
+        task: what was to be done.
+        error: one sentence for people; None when it is done.
+        trace: where it happened, for `--debug`.
+    """
 
     task: Task
     error: str | None = None
@@ -226,7 +232,7 @@ def answer_of(sweep: Any, told: dict[str, Any], *, root: Path, home: Path) -> di
     try:
         do_task(sweep, task_of(told), root=root, home=home)
     except KpError as error:
-        return {"error": str(error), "trace": None}
+        return {"error": str(error), "trace": traceback.format_exc()}
     except Exception as error:
         # One student that fails must not end the others, whatever a library raised.
         first = (str(error).splitlines() or [""])[0][:300]

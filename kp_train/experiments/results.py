@@ -32,6 +32,10 @@ NOTE: Final = (
     "Not corrected for the number of comparisons. With two or three seeds that differ much they are too narrow: in "
     "simulations with seeds ten points apart (standard deviation), 83 and 88 of 100 held the true value."
 )
+CALLS_NOTE: Final = (
+    "Calls and cost are what a line's lessons would take by themselves, for the train questions. A sweep pays for each "
+    "answer once, whichever lines use it, so what it has paid in all is less than their sum."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,8 @@ class Row:
         accuracy, low, high: share of test questions right, with its interval.
         seeds, questions: how many each stands on.
         steps, tokens, flops: of training, mean over seeds and datasets; tokens are those learned.
-        calls, teacher_tokens, cost_usd: what the lessons took from teachers, for the train questions; None: unknown.
+        calls, teacher_tokens, cost_usd: what the lessons take from teachers by themselves, for the train questions,
+            whatever of it other lines had paid for already; None: unknown.
         cpu_s: processor seconds of training a student.
     """
 
@@ -76,7 +81,8 @@ class Results:
         rows: one a line of the comparison.
         cmvs: (method, student) to its conflict mitigation value.
         claims: the paper's, judged.
-        saved: (dataset, method) to the share of teacher calls saved out of domain.
+        saved: (dataset, method) to the share of teacher calls that the method by itself saves out of domain.
+        asked: calls of teachers that the tasks that are done have made, each for an answer nobody had paid for yet.
         failed: task to its reason, for people.
         seconds: processor seconds of all tasks that are done, and of how many.
     """
@@ -87,6 +93,7 @@ class Results:
     cmvs: dict[tuple[str, str], Measured]
     claims: tuple[Claim, ...]
     saved: dict[tuple[str, str], float]
+    asked: int
     failed: dict[str, str]
     seconds: float
 
@@ -95,6 +102,7 @@ class Results:
         return {
             "name": self.plan.sweep.name,
             "students": self.outcomes.num_students,
+            "planned": len(self.plan.cells),
             "budget": self.plan.sweep.budget.words,
             "rows": [asdict(row) for row in self.rows],
             "cmv": [{"method": method, "student": name, **asdict(one)} for (method, name), one in self.cmvs.items()],
@@ -103,6 +111,7 @@ class Results:
                 {"dataset": dataset, "method": method, "share": share}
                 for (dataset, method), share in self.saved.items()
             ],
+            "calls_made": self.asked,
             "failed": self.failed,
             "cpu_s": round(self.seconds, 1),
         }
@@ -129,6 +138,7 @@ def collect(plan: Plan, root: Path, standing: Standing | None = None) -> Results
         {pair: one for pair, one in found.items() if one is not None},
         judge(outcomes),
         _saved(plan, root),
+        sum(int(record.get("asked_anew", 0)) for record in done),
         failed,
         sum(float(record["task_cpu_s"]) for record in done),
     )
@@ -168,9 +178,10 @@ def as_markdown(results: Results) -> str:
     for domain, heading in ((IN_DOMAIN, "In domain"), (OUT_OF_DOMAIN, "Out of domain")):
         for student in results.outcomes.names("student", domain):
             lines += [f"## {heading}: {student}", "", *_accuracy_lines(results, domain, student), ""]
-    lines += ["## What it took", "", *_cost_lines(results.rows)]
+    lines += ["## What it took", "", f"{CALLS_NOTE} This sweep made {results.asked:,} calls.", ""]
+    lines += _cost_lines(results.rows)
     if results.saved:
-        lines += ["", "Teacher calls saved out of domain, against asking every teacher:", ""]
+        lines += ["", "Teacher calls that a method by itself saves out of domain, against asking every teacher:", ""]
         lines += [f"* {dataset}, {method}: {share:.0%}" for (dataset, method), share in results.saved.items() if share]
     if results.failed:
         lines += ["", "## What failed", "", *(f"* {words}: {reason}" for words, reason in results.failed.items())]

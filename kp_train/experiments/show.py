@@ -67,7 +67,7 @@ def print_results(results: Results, root: Path) -> None:
         }
         for row in results.rows
     ]
-    print_table(rows, _ACCURACY, title=f"{results.plan.sweep.name}: {results.outcomes.num_students} students")
+    print_table(rows, _ACCURACY, title=_title(results))
     lines: list[dict[str, Any]] = []
     for claim in results.claims:
         lines.append(
@@ -80,8 +80,13 @@ def print_results(results: Results, root: Path) -> None:
     print_table(lines, _CLAIMS, title="the paper's claims")
     for (dataset, method), share in results.saved.items():
         if share:
-            say(f"{dataset}, {method}: {share:.0%} of the teacher calls saved")
+            say(f"{dataset}, {method}: by itself saves {share:.0%} of the teacher calls")
     say(f"tables and figures: {root}/report.html, results.md, results.csv, results.json")
+
+
+def _title(results: Results) -> str:
+    done, planned = results.outcomes.num_students, len(results.plan.cells)
+    return f"{results.plan.sweep.name}: {f'{done} of ' if done < planned else ''}{planned} students"
 
 
 def print_estimate(estimate: Estimate) -> None:
@@ -150,10 +155,15 @@ def _clock(seconds: float) -> str:
 def _lines() -> Callable[[Standing], None]:
     begun = time.monotonic()
     last = begun - SECONDS_BETWEEN_LINES
+    told: set[str] = set()
 
     def show(standing: Standing) -> None:
         nonlocal last
         now = time.monotonic()
+        for name, outcome in standing.failed.items():
+            if name not in told:
+                told.add(name)
+                say(f"{_clock(now - begun)} failed: {outcome.task.words}: {outcome.error}")
         if now - last < SECONDS_BETWEEN_LINES and standing.left:
             return
         last = now
