@@ -25,15 +25,18 @@ class ConflictMitigation:
 
     Attributes:
         value: the CMV, in accuracy (0.02: two points); in shares of the baseline's accuracy where `relative`.
-        ci95: 95 % bootstrap interval.
+        ci95: 95 % bootstrap interval; None where the value is undefined in some draws.
         deltas: number of teachers to the mean difference over data sets.
         relative: whether differences were divided by the baseline's accuracy.
+        undefined: share of the draws in which the baseline is never right on a data set, so that there is nothing to
+            divide by. An interval of the other draws would leave out the very ones in which the value has no bound.
     """
 
     value: float
     ci95: Interval
     deltas: dict[int, float]
     relative: bool
+    undefined: float = 0.0
 
 
 def conflict_mitigation_value(
@@ -49,7 +52,8 @@ def conflict_mitigation_value(
     Args:
         method: results of the students trained on purified rationales.
         baseline: of those trained on all, with the same shapes: same questions, same seeds.
-        relative: divide each difference by the baseline's accuracy.
+        relative: divide each difference by the baseline's accuracy. Where the baseline is right so seldom that some
+            draws hold none of it, there is a value and no interval.
         seed: of the draws.
         num_draws: B.
 
@@ -72,7 +76,8 @@ def conflict_mitigation_value(
     if np.isnan(value):
         raise DataError("the baseline is never right on a data set, so there is no relative value", place="CMV")
     draws_B = _draws(pairs, relative=relative, seed=seed, num_draws=num_draws)
-    return ConflictMitigation(value, interval(draws_B), deltas, relative)
+    undefined = float(np.isnan(draws_B).mean())
+    return ConflictMitigation(value, None if undefined else interval(draws_B), deltas, relative, undefined)
 
 
 def _counts(method: Outcomes, baseline: Outcomes) -> list[int]:

@@ -66,6 +66,21 @@ def test_a_baseline_that_is_never_right_has_no_relative_value():
         conflict_mitigation_value({2: [right(1)]}, {2: [right(0)]}, relative=True)
 
 
+def test_a_relative_value_that_some_draws_lack_has_no_interval_and_says_how_many():
+    result = conflict_mitigation_value({2: [right(0.5)]}, {2: [right(0.1)]}, relative=True, num_draws=4000)
+    assert (result.value, result.ci95) == (pytest.approx(4.0), None)
+    # Ten questions are drawn, and each time it is one of the nine that the baseline has wrong.
+    assert result.undefined == pytest.approx(0.9**10, abs=0.03)
+    often = conflict_mitigation_value({2: [right(0.5, 400)]}, {2: [right(0.4, 400)]}, relative=True)
+    low, high = often.ci95
+    assert (low < 0.25 < high, often.undefined) == (True, 0.0)
+
+
+def test_a_difference_is_never_undefined():
+    result = conflict_mitigation_value({2: [right(0.5)]}, {2: [right(0)]})
+    assert (result.undefined, result.ci95 is None) == (0.0, False)
+
+
 def test_the_interval_is_as_wide_as_that_of_a_paired_mean():
     random = np.random.default_rng(1)
     method, baseline = (random.random((1, 800)) < share for share in (0.6, 0.5))
