@@ -8,7 +8,8 @@ a path goes into objects by dots (`meta.subject`). What is not mapped is looked 
     teacher, mode, sample, rationale, response, stated, stated_index, error, …    of the response
 
 `response` is a text as the teacher wrote it, out of which its answer is read; `rationale` is one without the answer,
-beside which `stated` or `stated_index` may say what the teacher concluded.
+beside which `stated` or `stated_index` may say what the teacher concluded. Where an answer and an `error` stand in one
+row, the answer is kept; where a text without an answer and an `error` do, the error is; the import counts both.
 
 `tables` reads a folder with `questions.*` and `responses.*` (Parquet, JSONL or CSV) in the columns of a panel, other
 columns left aside; a row that breaks the contract is left out, where reading the folder as a panel would refuse it.
@@ -22,7 +23,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,7 +54,9 @@ RESPONSE_FIELDS: Final = (
     "cost_usd",
     "latency_s",
     "logprob",
+    "created_at",
 )
+NO_TIME: Final = "field 'created_at' is no time as ISO 8601 writes it; the response is kept without it"
 _BATCH: Final = 1_000
 _WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
 _COLUMNS: Final = {"stated": "answer", "stated_index": "answer_index"}
@@ -80,6 +83,8 @@ def read_jsonl(sources: Sequence[Path], options: ImportOptions) -> Iterator[Row]
                     yield _imported(fields, options, element.place)
                 except UnusableRow as fault:
                     yield LeftOut(element.place, str(fault))
+                    continue
+                yield from _parts_left_out(fields, element.place)
     _refuse_unseen(unseen, sources)
 
 
@@ -117,6 +122,8 @@ def read_tables(sources: Sequence[Path], options: ImportOptions) -> Iterator[Row
                 yield Imported(asked, (_response(fields, asked, options),), place)
             except UnusableRow as fault:
                 yield LeftOut(place, str(fault))
+                continue
+            yield from _parts_left_out(fields, place)
     _refuse_unseen(unseen, sources)
 
 
@@ -306,11 +313,34 @@ def _response(fields: Fields, question: Question, options: ImportOptions) -> Res
         cost_usd=fields.number("cost_usd"),
         latency_s=fields.number("latency_s"),
         logprob=fields.number("logprob"),
-        created_at=created if isinstance(created := fields.get("created_at"), datetime) else None,
+        created_at=moment_of(fields.get("created_at")),
     )
     if fields.get("rationale") is None and (text := fields.maybe("response")) is not None:
         return _read(begun, text, question)
     return _with(begun, fields.maybe("rationale"), *_stated(fields, question))
+
+
+def _parts_left_out(fields: Fields, place: str) -> Iterator[LeftOut]:
+    """What a row that was taken holds in a form that says nothing."""
+    said = fields.get("created_at")
+    if said not in (None, "") and moment_of(said) is None:
+        yield LeftOut(place, NO_TIME)
+
+
+def moment_of(value: Any) -> datetime | None:
+    """A moment in UTC, from a time or from text as ISO 8601 writes it, which without an offset is UTC; else None.
+
+    >>> str(moment_of("2026-02-03T04:05:06+01:00")), str(moment_of("2026-02-03")), moment_of("yesterday")
+    ('2026-02-03 03:05:06+00:00', '2026-02-03 00:00:00+00:00', None)
+    """
+    try:
+        moment = datetime.fromisoformat(value.strip()) if isinstance(value, str) else value
+        # Of a number nobody knows whether it counts seconds, and since when.
+        if not isinstance(moment, datetime):
+            return None
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _stated(fields: Fields, question: Question) -> tuple[str | None, int | None]:

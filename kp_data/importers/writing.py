@@ -29,6 +29,8 @@ KIND: Final = "import"
 RUN_FILE: Final = "run.json"
 FILES: Final = ("questions.parquet", "responses.parquet", RUN_FILE)
 ROWS_A_GROUP: Final = 2_000
+ERROR_LEFT_OUT: Final = "an error stands beside an answer; the answer is kept, the error left out"
+TEXT_LEFT_OUT: Final = "a text without an answer stands beside an error; the error is kept, the text left out"
 PLACES_TOLD: Final = 5
 """Places remembered for each reason."""
 
@@ -171,14 +173,16 @@ class PanelWriter:
             self._leave_out(LeftOut(place, "the same teacher answers the same question once more; the first is kept"))
         else:
             answered.add(number)
-            response = judged(response, question)
+            response, contradiction = settled(judged(response, question))
+            if contradiction is not None:
+                self._leave_out(LeftOut(place, contradiction))
             self._new_responses.append(response)
             self._count(response)
 
     def _count(self, response: Response) -> None:
         count = self.teachers.setdefault(response.teacher, TeacherCount())
         count.responses += 1
-        count.failed += response.rationale is None
+        count.failed += response.error is not None
         count.unparsed += response.rationale is not None and response.answer is None
         count.judged += response.correct is not None
         count.right += bool(response.correct)
@@ -208,6 +212,19 @@ def judged(response: Response, question: Question) -> Response:
             response, rationale=rationale, error=response.error or (None if response.answer else "empty")
         )
     return replace(response, correct=_correct(response, question))
+
+
+def settled(response: Response) -> tuple[Response, str | None]:
+    """A judged response that either says something or has an error, and what was left out for that; None: nothing.
+
+    The answer decides, as it does when teachers are asked here: whoever concluded something has answered, and whoever
+    did not and has an error has given no rationale, but a piece of one, or a refusal.
+    """
+    if response.error is None or response.rationale is None:
+        return response, None
+    if response.answer is not None:
+        return replace(response, error=None), ERROR_LEFT_OUT
+    return replace(response, rationale=None), TEXT_LEFT_OUT
 
 
 def question_fault(question: Question) -> str | None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from hypothesis import strategies as st
 from kp_data.errors import ConfigError, DataError
 from kp_data.importers import ImportOptions, import_panel
 from kp_data.importers.json_rows import CHUNK, documents_of, elements_of
+from kp_data.importers.own_rows import NO_TIME
+from kp_data.importers.writing import ERROR_LEFT_OUT, TEXT_LEFT_OUT
+from kp_data.summary import summarise
 from kp_data.tables import read_json, read_questions, read_responses
 
 ROW = {"id": "a", "question": "Is ice cold?", "choices": ["yes", "no"], "answer": "yes", "teacher": "ada"}
@@ -116,6 +120,74 @@ def test_what_a_teacher_did_not_say_is_kept_as_nothing_said(tmp_path: Path) -> N
     assert (empty["rationale"], empty["error"], report.teachers["ada"].failed) == (None, "empty", 1)
     assert (unread["rationale"], unread["answer"], unread["error"]) == ("I wonder.", None, None)
     assert report.teachers["bob"].unparsed == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "kept", "reason"),
+    [
+        ({"response": "It melts. The answer is yes.", "error": "timeout"}, (True, None), ERROR_LEFT_OUT),
+        ({"stated": "yes", "error": "truncated"}, (True, None), ERROR_LEFT_OUT),
+        ({"rationale": "I cannot say.", "error": "refused"}, (None, "refused"), TEXT_LEFT_OUT),
+        ({"rationale": "", "stated": "nothing", "error": "truncated"}, (None, "truncated"), None),
+    ],
+)
+def test_a_row_with_an_answer_and_an_error_means_the_same_in_the_report_and_in_the_panel(
+    tmp_path: Path, said: dict[str, str], kept: tuple[bool | None, str | None], reason: str | None
+) -> None:
+    row = {name: value for name, value in ROW.items() if name != "response"}
+    report = import_panel("jsonl", [rows_file(tmp_path, {**row, "id": "a", **said})], tmp_path / "panel")
+    (response,) = read_responses(report.out / "responses.parquet").to_pylist()
+    assert (response["correct"], response["error"]) == kept
+    assert (response["rationale"] is None) == (kept[1] is not None)
+    (count,) = report.teachers.values()
+    (facts,) = summarise(report.out).teachers
+    assert count.failed == facts.num_failed == (kept[1] is not None)
+    assert (count.right, count.judged) == ((1, 1) if kept[0] else (0, 0))
+    # The panel counts who was asked and concluded nothing as wrong.
+    assert facts.accuracy == (1.0 if kept[0] else 0.0)
+    assert list(report.left_out) == ([reason] if reason else [])
+
+
+@pytest.mark.parametrize(
+    ("said", "moment"),
+    [
+        ("2026-02-03T04:05:06Z", datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)),
+        ("2026-02-03 04:05:06.25+02:00", datetime(2026, 2, 3, 2, 5, 6, 250_000, tzinfo=UTC)),
+        ("2026-02-03", datetime(2026, 2, 3, tzinfo=UTC)),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_time_as_text_is_read_as_iso_8601(tmp_path: Path, said: str | None, moment: datetime | None) -> None:
+    report = import_panel("jsonl", [rows_file(tmp_path, {**ROW, "created_at": said})], tmp_path / "panel")
+    (response,) = read_responses(report.out / "responses.parquet").to_pylist()
+    assert response["created_at"] == moment
+    assert report.num_left_out == 0
+
+
+@pytest.mark.parametrize("said", ["yesterday", 1_700_000_000, "0001-01-01T00:00:00+14:00", ["2026-02-03"]])
+def test_a_time_that_cannot_be_read_is_counted_and_its_response_kept(tmp_path: Path, said: object) -> None:
+    source = rows_file(tmp_path, {**ROW, "when": said})
+    options = ImportOptions(fields={"created_at": "when"})
+    report = import_panel("jsonl", [source], tmp_path / "panel", options=options)
+    (response,) = read_responses(report.out / "responses.parquet").to_pylist()
+    assert response["created_at"] is None
+    assert (list(report.left_out), report.left_out[NO_TIME].places) == ([NO_TIME], [f"{source}, line 1"])
+
+
+def test_times_of_tables_are_read_too(tmp_path: Path) -> None:
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    rows_file(folder, {**ROW, "id": "a"}).rename(folder / "questions.jsonl")
+    answers = [{"question_id": "a", "teacher": name, "answer": "yes"} for name in ("ada", "bob")]
+    times = ("2026-02-03T04:05:06Z", "soon")
+    rows_file(folder, *({**row, "created_at": at} for row, at in zip(answers, times, strict=True))).rename(
+        folder / "responses.jsonl"
+    )
+    report = import_panel("tables", [folder], tmp_path / "panel")
+    read = read_responses(report.out / "responses.parquet").to_pylist()
+    assert [row["created_at"] for row in read] == [datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC), None]
+    assert report.left_out[NO_TIME].count == 1
 
 
 def test_half_characters_can_be_written(tmp_path: Path) -> None:
