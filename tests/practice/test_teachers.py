@@ -45,9 +45,10 @@ def test_they_disagree_often_and_one_of_them_is_right_but_no_one_always(seed: in
     assert majority / len(questions) < 0.8
 
 
+@pytest.mark.parametrize("written", ["plants", "plants:50"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_on_the_held_out_subject_the_experts_of_its_neighbour_know_part(seed: int):
-    questions = [q for q in make_questions(600, seed=seed) if q.split == "ood"]
+def test_on_the_held_out_subject_the_experts_of_its_neighbour_know_part(seed: int, written: str):
+    questions = make_questions(600, seed=seed, subjects=[written])
     right = believed(questions)
     accuracy = dict(zip(TEACHERS, (sum(column) / len(questions) for column in zip(*right, strict=True)), strict=True))
     assert sum(map(any, right)) / len(questions) >= 0.95
