@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kp_data.generate.cluster import joined_cluster
 from kp_train.experiments.plan import Task
@@ -41,6 +42,9 @@ class _RayPool:
         self._gpus = int(there.get("GPU", 0))
         self._places = jobs or self._gpus or max(1, int(there.get("CPU", 1)))
         self._running: dict[Any, Task] = {}
+        here = ray.get_runtime_context().get_node_id()
+        self._here = NodeAffinitySchedulingStrategy(here, soft=False)
+        self._here_gpus = sum(int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["NodeID"] == here)
 
     @property
     def free(self) -> int:
@@ -51,9 +55,17 @@ class _RayPool:
         return tuple(self._running.values())
 
     def submit(self, task: Task) -> None:
-        share = min(1.0, self._gpus / self._places) if self._gpus else 0
-        remote = ray.remote(num_cpus=1, num_gpus=share, max_calls=0)(_remote)
+        remote = ray.remote(max_calls=0, **self._needs(task))(_remote)
         self._running[remote.remote(asdict(task), str(self._root), str(self._home))] = task
+
+    def _needs(self, task: Task) -> dict[str, Any]:
+        """What a task takes of the cluster."""
+        if task.kind != "ask":
+            return {"num_cpus": 1, "num_gpus": min(1.0, self._gpus / self._places) if self._gpus else 0}
+        # Answers go to a SQLite file, which two machines must never write to: whatever asks does so on this one, where
+        # it mostly waits, and where there may be no processor for tasks at all.
+        share = min(1.0, self._here_gpus / self._places) if self._here_gpus else 0
+        return {"num_cpus": 0, "num_gpus": share, "scheduling_strategy": self._here}
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
