@@ -16,6 +16,8 @@ from topic_panels import response, write_panel
 
 from kp_data.config import Config, Generate, Price, Teacher
 from kp_data.errors import ConfigError, TeacherError, Unfinished
+from kp_data.hub import push
+from kp_data.hub.front_matter import CardSettings
 from kp_data.panel import Panel
 from kp_data.practice import practice_server
 from kp_data.purify import Partners, aggregator_text, find_method, purify_panel
@@ -87,6 +89,30 @@ def test_two_runs_give_the_same_bytes_and_the_second_pays_nothing(tmp_path):
     assert second.fit["calls"] == 9
     # Once paid, the answers need no server.
     assert aggregate(panel, tmp_path / "three", model).fit["calls_now"] == 0
+
+
+def test_the_aggregators_address_is_not_published(tmp_path):
+    panel = panel_in(tmp_path)
+    with scripted_model(lambda prompt, number: GOOD) as model:
+        address = model.url.partition("//")[2].partition("/")[0]
+        aggregate(panel, tmp_path / "pure", f"m=scripted@{model.url}")
+    told = (tmp_path / "pure" / "run.json").read_text() + (tmp_path / "pure" / "report.json").read_text()
+    # It stays at home, where a run with another one is another run.
+    assert address in told
+    push(tmp_path / "pure", "me/things", dry_run_to=tmp_path / "release", settings=CardSettings(license="mit"))
+    published = [path.read_bytes() for path in (tmp_path / "release").rglob("*") if path.is_file()]
+    assert any(b"m=scripted" in content for content in published)
+    assert not [content for content in published if address.encode() in content]
+
+
+@pytest.mark.parametrize("address", ["http://user:secret@127.0.0.1:9/v1", "http://127.0.0.1:9/v1?api_key=secret"])
+def test_an_address_with_a_secret_is_refused_before_anything_is_written(tmp_path, address):
+    panel = panel_in(tmp_path)
+    before = {path.name for path in tmp_path.rglob("*")}
+    with pytest.raises(ConfigError, match="without user, password or query") as caught:
+        aggregate(panel, tmp_path / "pure", f"m=scripted@{address}")
+    assert "secret" not in str(caught.value)
+    assert {path.name for path in tmp_path.rglob("*")} == before
 
 
 def test_another_seed_shuffles_teachers_anew_and_names_none(tmp_path):
