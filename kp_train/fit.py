@@ -184,11 +184,11 @@ def _identity(dataset: Dataset, options: FitOptions) -> dict[str, Any]:
         del chosen[name]
     identity = {"dataset": dataset.hashes, **chosen, package: version(package)}
     if (checkpoint := local_checkpoint(options.student)) is not None:
-        identity["student_files"] = _hash_checkpoint(checkpoint)
+        identity["student_files"] = hash_checkpoint(checkpoint)
     return identity
 
 
-def _hash_checkpoint(folder: Path) -> dict[str, str]:
+def hash_checkpoint(folder: Path) -> dict[str, str]:
     """Hashes of what a checkpoint may be loaded from; hidden files, its card and figures are no part of it."""
     files = (path for path in sorted(folder.iterdir()) if path.is_file())
     records = (RUN_FILE, CARD_FILE, EVALUATIONS_FILE)

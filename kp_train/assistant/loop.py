@@ -18,9 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +32,7 @@ from kp_train.assistant.beforehand import can_compare, check_beforehand
 from kp_train.assistant.figures import stage_figures
 from kp_train.assistant.finishing import Stage, finish_run
 from kp_train.assistant.hiring import hire
+from kp_train.assistant.identity import run_identity
 from kp_train.assistant.judges import Assistant, is_right, without_gold
 from kp_train.assistant.lessons import Classroom, kept_rows, lessons_of
 from kp_train.assistant.options import AssistantOptions
@@ -65,7 +65,7 @@ from kp_train.assistant.staging import (
 from kp_train.assistant.teachers import Answered, TeacherSource
 from kp_train.dataset import Dataset
 from kp_train.fit import fit
-from kp_train.fit_options import HOW, FitOptions
+from kp_train.fit_options import FitOptions
 from kp_train.ranks import ranks_of_environment
 from kp_train.run_folder import RunFolder
 from kp_train.students import Student, load_student
@@ -339,19 +339,3 @@ def writes_text(student: str) -> bool:
     if student in STUDENTS:
         return "purified" in STUDENTS[student].objectives
     return make_student(student, texts=["a"], seed=0).writes_text
-
-
-def run_identity(
-    dataset: Dataset, fitting: FitOptions, options: AssistantOptions, source: TeacherSource
-) -> dict[str, Any]:
-    """All that decides about the result of a run."""
-    told = {**asdict(options), "router": None if options.router is None else str(options.router)}
-    fitted = {name: value for name, value in asdict(fitting).items() if name not in HOW}
-    package = "knowledge-purification"
-    return {
-        "dataset": dataset.hashes,
-        **fitted,
-        "assistant": told,
-        "asked": dict(source.identity),
-        package: version(package),
-    }
