@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -290,7 +291,7 @@ def _names(sweep: Sweep) -> Iterator[tuple[str, list[str]]]:
 def _check_known(place: str, names: Sequence[str] | None, known: Sequence[str]) -> None:
     for name in names or ():
         if name not in known:
-            raise ValueError(f"{place}: no {name!r} in this file; there are {', '.join(known)}")
+            raise ValueError(f"{place}: no {name!r} in this file; there are {', '.join(dict.fromkeys(known))}")
 
 
 def load_sweep(path: Path) -> Sweep:
@@ -360,10 +361,25 @@ def _told(error: ValidationError, path: Path, node: yaml.Node | None) -> ConfigE
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         nearest = f"; did you mean {close[0]!r}?" if close else ""
         return ConfigError(f"unknown key {where!r}{nearest} There are {', '.join(known)}.", place=place)
-    shown = f", not {first['input']!r}" if isinstance(first["input"], str | int | float | bool) else ""
-    message = first["msg"].removeprefix("Value error, ")
+    message = _PLAIN.get(first["type"]) or first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if not location and (led := _LED.match(message)):
+        # A check of the whole file names the key that it is about.
+        place = f"{path}:{line_of(node, tuple(led[1].split('.')))}"
+    given = first["input"] if first["type"] != "missing" else None
+    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
     return ConfigError(f"{where}: {message}{shown}"[:400].removeprefix(": "), place=place)
 
+
+_PLAIN: Final = {
+    "missing": "is missing",
+    "tuple_type": "must be a list",
+    "too_short": "must not be empty",
+    "dict_type": "must hold keys",
+    "model_type": "must hold keys",
+    "model_attributes_type": "must hold keys",
+}
+"""What people say for what pydantic says."""
+_LED: Final = re.compile(r"([a-z_]+(?:\.[a-z_]+)*): ")
 
 _SECTIONS: Final[dict[str, type[_Section] | type[SweepTeacher]]] = {
     "datasets": Data,

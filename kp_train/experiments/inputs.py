@@ -5,11 +5,13 @@ Only what is still to be done is looked at; what was read before is not read aga
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from kp_data.console import say
 from kp_data.errors import ConfigError, KpError
 from kp_data.schema import Question
 from kp_train.experiments.config import Data, StudentSpec, Sweep
@@ -19,6 +21,7 @@ from kp_train.experiments.work import is_done
 
 _CHECKPOINTS: Final = ("encoder", "student")
 """Options of methods that name a checkpoint."""
+CONFIG: Final = "config.json"
 _PATH_HEADS: Final = ("/", "./", "../", "~")
 
 
@@ -37,7 +40,8 @@ def check_inputs(plan: Plan, root: Path, *, home: Path, only_local: bool = False
     """
     left = [task for task in plan.tasks if not is_done(root, task)]
     _check_teachers(plan.sweep, only_local=only_local)
-    _check_checkpoints(plan.sweep, {task.cell.student for task in left if task.cell is not None}, only_local)
+    _check_students(plan.sweep, {task.cell.student for task in left if task.cell is not None}, only_local)
+    _check_purifiers(plan.sweep, only_local or all(task.kind != "purify" for task in left))
     wanted = {str(task.facts["dataset"]) for task in left if task.kind == "ask"}
     if any(task.kind == "join" for task in left):
         wanted |= {data.name for data in plan.sweep.datasets}
@@ -59,7 +63,7 @@ def _look(data: Data, wanted: set[str], home: Path, only_local: bool) -> list[Qu
     try:
         return load_data(data, home)
     except KpError as error:
-        raise type(error)(f"dataset {data.name}: {error}") from error
+        raise type(error)(f"dataset {data.name}: {str(error).removeprefix(f'{data.name}: ')}") from error
 
 
 def _led(name: str, questions: Sequence[Question]) -> Iterator[Question]:
@@ -85,42 +89,55 @@ def _check_teachers(sweep: Sweep, *, only_local: bool) -> None:
                 resolve_endpoint(one, "auto", practice_base="http://localhost")
 
 
-def _check_checkpoints(sweep: Sweep, students: set[str], only_local: bool) -> None:
+def _check_students(sweep: Sweep, students: set[str], only_local: bool) -> None:
     taught = {teacher.taught.student for teacher in sweep.teachers if teacher.taught}
     for spec in sweep.students:
         if spec.model is not None and spec.name in students | taught:
             _check_student(spec, only_local)
+
+
+def _check_purifiers(sweep: Sweep, only_local: bool) -> None:
+    _check_checkpoint(sweep.embedder, "embedder", only_local)
     for method in sweep.methods:
         for option in _CHECKPOINTS:
-            _check_path(method.options.get(option), f"method {method.name}: {option}")
-    _check_path(sweep.embedder, "embedder")
+            if (name := method.options.get(option)) is not None:
+                _check_checkpoint(str(name), f"method {method.name}: {option}", only_local)
 
 
 def _check_student(spec: StudentSpec, only_local: bool) -> None:
-    from kp_train.students import check_student_name, local_checkpoint
+    from kp_train.students import check_student_name
 
     place, name = f"student {spec.name}", str(spec.model)
-    _check_path(name, place)
+    _check_checkpoint(name, place, only_local)
     try:
         check_student_name(name)
     except ConfigError as error:
         raise ConfigError(str(error).removeprefix("--student: "), place=place) from error
-    if not only_local and "/" in name and local_checkpoint(name) is None:
+
+
+def _check_checkpoint(name: str, place: str, only_local: bool) -> None:
+    """Refuse a path that leads nowhere, and a name that a hub does not have; names made here have no slash."""
+    if Path(name).exists():
+        return
+    if name.startswith(_PATH_HEADS):
+        raise ConfigError(f"no folder {name}; correct the path (from where the command runs)", place=place)
+    if "/" in name and not only_local:
         _check_on_hub(name, place)
 
 
-def _check_path(name: object, place: str) -> None:
-    """Refuse what can only be a path, and leads nowhere."""
-    if isinstance(name, str) and name.startswith(_PATH_HEADS) and not Path(name).exists():
-        raise ConfigError(f"no folder {name}; correct the path (from where the command runs)", place=place)
-
-
 def _check_on_hub(name: str, place: str) -> None:
-    """Fetch the smallest file of a checkpoint, or find it in the cache."""
-    from huggingface_hub import hf_hub_download
+    """Find the smallest file of a checkpoint in the cache, or fetch it."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
+    if isinstance(try_to_load_from_cache(name, CONFIG), str):
+        return
+    say(f"looking for {name} on the hub")
+    # Its retries are told in a line each; what became of them is told below.
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
-        hf_hub_download(name, "config.json")
+        hf_hub_download(name, CONFIG)
     # The library raises a dozen types for "not there", "not allowed" and "no network".
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
@@ -128,3 +145,5 @@ def _check_on_hub(name: str, place: str) -> None:
             f"{name} is no folder here and cannot be had from the hub ({reason}); correct the name, or give a folder",
             place=place,
         ) from error
+    finally:
+        logger.setLevel(level)

@@ -23,7 +23,7 @@ def test_the_examples_are_sweeps(name: str) -> None:
     sweep = load_sweep(EXAMPLES / f"{name}.yaml")
     assert sweep.name == name
     assert len(sweep.teachers) == 4
-    assert sweep.all_counts == (1, 2, 3, 4)
+    assert (sweep.all_counts[0], sweep.all_counts[-1]) == (1, 4)
 
 
 def test_the_paper_is_planned_with_its_teachers_students_and_datasets() -> None:
