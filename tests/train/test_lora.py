@@ -1,14 +1,25 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_causal import small_causal
-from small_rows import small_questions, write_purified, write_tiny_bert_checkpoint, write_tiny_t5_checkpoint
+from small_rows import (
+    small_questions,
+    write_panel,
+    write_purified,
+    write_tiny_bert_checkpoint,
+    write_tiny_t5_checkpoint,
+)
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from kp_data.errors import ConfigError, DataError, MethodError
@@ -213,3 +224,59 @@ def test_a_fit_with_an_adapter_keeps_its_best_step_and_saves_it_merged(kind: str
     assert reached == pytest.approx(record["validation_accuracy"])
     again = fit(dataset, options, tmp_path / "out")
     assert again["best_step"] == record["best_step"]
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_the_snippet_of_an_adapters_card_answers_in_a_process_that_knows_nothing_of_us(
+    kind: str, tmp_path: Path
+) -> None:
+    folder = _checkpoint(kind, tmp_path / "base")
+    dataset = read_dataset(write_purified(tmp_path / "data"))
+    options = FitOptions(
+        student=str(folder),
+        objective="purified",
+        steps=2,
+        batch=4,
+        eval_steps=2,
+        bf16=False,
+        lora_rank=2,
+        lora_keep=True,
+    )
+    fit(dataset, options, tmp_path / "out")
+    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)
+    assert "from peft import AutoPeftModel" in code
+    code = code.replace("path/to/this/folder", str(tmp_path / "out"))
+    # What the snippet ends with is what it says; the adapter must have reached the model that says it.
+    code += (
+        '\nassert any("lora_" in name for name, _ in model.named_parameters())\nprint("said", len(written[0]) > 0)\n'
+    )
+    apart = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    environment = {**apart, "HF_HUB_OFFLINE": "1", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1] == "said True"
+
+
+@pytest.mark.slow
+def test_two_sharded_processes_give_the_adapter_of_one(tmp_path: Path) -> None:
+    panel = write_panel(tmp_path / "panel", small_questions(24, 6, 6))
+    start = write_tiny_t5_checkpoint(tmp_path / "start", dropout=0.0)
+    command = ["kp_train", "fit", str(panel), "--student", str(start), "--objective", "tinyllm", "--json"]
+    command += ["--steps", "6", "--batch", "6", "--eval-steps", "3", "--lr", "1e-3", "--lora-rank", "2", "--lora-keep"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    for name, launch, options in (("one", ["-m"], []), ("two", torchrun, ["--shard"])):
+        ran = subprocess.run(
+            [sys.executable, *launch, *command, *options, "--out", str(tmp_path / name)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stderr
+    adapters = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two")]
+    assert adapters[0].keys() == adapters[1].keys()
+    for name, weight in adapters[0].items():
+        assert torch.allclose(weight, adapters[1][name], atol=1e-4), name
+    # It has learned: the half that begins at zero does not any more.
+    assert any(weight.abs().max() > 0 for name, weight in adapters[1].items() if "lora_B" in name)
