@@ -1,4 +1,4 @@
-"""Objects in S3, on a server on loopback that speaks its protocol; skipped where its packages are not installed."""
+"""Objects in S3, on a server on loopback that speaks its protocol; skipped where the development extras are not installed."""
 
 from __future__ import annotations
 
