@@ -208,9 +208,11 @@ def _work(pipe: Connection, root: str, home: str, device: str | None, threads: i
     while True:
         try:
             told = json.loads(pipe.recv_bytes())
+            answer = answer_of(sweep, told, root=Path(root), home=Path(home))
         except (EOFError, KeyboardInterrupt):
+            # Whatever asks teachers hears the end too, lets calls in flight come back, and says so in this way.
             sys.exit(0)
-        pipe.send_bytes(json.dumps(answer_of(sweep, told, root=Path(root), home=Path(home))).encode())
+        pipe.send_bytes(json.dumps(answer).encode())
 
 
 def _end_with_parent() -> None:

@@ -41,14 +41,14 @@ def test_the_paper_is_planned_with_its_teachers_students_and_datasets() -> None:
         ({"budged": {}}, r"unknown key 'budged'; did you mean 'budget'\? There are name, about, datasets"),
         ({"budget": {"stepz": 3}}, r"unknown key 'budget.stepz'; did you mean 'steps'\?"),
         ({"budget": {"steps": 3, "tokens": 4}}, "needs one of steps, tokens and flops"),
-        ({"budget": {"steps": 0}}, "budget.steps: Input should be greater than or equal to 1, not 0"),
+        ({"budget": {"steps": 0}}, "budget.steps: should be greater than or equal to 1, not 0"),
         ({"teachers": ["ada", "ada"]}, "teachers: 'ada' stands there twice"),
         ({"counts": [1, 3]}, "counts: 3 teachers, but 2 are named"),
         ({"seeds": []}, "seeds"),
         ({"seeds": [0, 0]}, "seeds: 0 stands there twice"),
-        ({"seeds": [2**70]}, "seeds.0: Input should be less than"),
-        ({"purify_seed": -1}, "purify_seed: Input should be greater than or equal to 0, not -1"),
-        ({"budget": {"flops": float("inf")}}, "budget.flops: Input should be a finite number"),
+        ({"seeds": [2**70]}, "seeds.0: should be less than"),
+        ({"purify_seed": -1}, "purify_seed: should be greater than or equal to 0, not -1"),
+        ({"budget": {"flops": float("inf")}}, "budget.flops: should be a finite number"),
         ({"out_of_domain": {"datasets": [{"name": "y", "panel": "p"}]}}, "y needs source, not panel"),
         (
             {"out_of_domain": {"datasets": [{"name": "y", "source": "p"}], "methods": ["all", "all"]}},
@@ -91,7 +91,7 @@ def test_an_unknown_key_is_found_by_its_line(tmp_path: Path) -> None:
         ("a: !!python/object:os.system x", "not valid YAML"),
         ("name: x\nseeds: [0]\nname: y", "sweep.yaml:3: key 'name' stands twice"),
         ("name: x\nbudget: {steps: 1, steps: 2}", "sweep.yaml:2: key 'steps' stands twice"),
-        ("name: &again [*again]", "name: Input should be"),
+        ("name: &again [*again]", "name: should be"),
     ],
 )
 def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -99,7 +99,8 @@ def test_a_checkpoint_of_a_hub_that_cannot_be_had_is_told_before_anything_runs(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     path = write_sweep(tmp_path, students=[{"name": "lost", "model": "no/where-at-all"}])
     said = refused(path, tmp_path / "out", capsys, monkeypatch, dry=False)
-    assert said.startswith("error: student lost: no/where-at-all is no folder here and cannot be had from the hub")
+    assert said.startswith("looking for no/where-at-all on the hub\nerror: student lost: ")
+    assert "no/where-at-all is no folder here and cannot be had from the hub" in said
     # A dry run asks nobody, not even a hub.
     check_inputs(plan_of(path), tmp_path / "out", home=tmp_path, only_local=True)
 
