@@ -1,4 +1,4 @@
-"""Objects in S3, on a server on loopback that speaks its protocol; skipped where the development extras are not installed."""
+"""Objects in S3, on a server on loopback that speaks its protocol, which comes with the development extras."""
 
 from __future__ import annotations
 
