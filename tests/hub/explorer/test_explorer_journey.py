@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from hostile import PAYLOADS
+from published_model import FILES, publish_model
 from purified_folder import TEACHERS, report, write_purified
 from test_explorer_hostile import write_hostile
 
@@ -48,6 +49,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             made = write_purified(folder / f"v{number}", 40 + number, rationale=rationale)
             write_json({**report(40), "teachers": list(TEACHERS)}, made / "report.json")
             push(made, "ada/things", token=token, endpoint=url)
+        publish_model("ada/student", url, token, version="0.1.0")
         yield url
 
 
@@ -99,6 +101,20 @@ def test_the_whole_way_is_walked_by_keyboard(page: Any, hub: str) -> None:
     page.go_back()
     page.go_back()
     assert "/questions/" in page.url
+
+
+def test_a_model_is_found_its_dataset_reached_and_its_files_saved_by_keyboard(page: Any, hub: str) -> None:
+    page.goto(hub)
+    press_until(page, "ada/student")
+    assert page.get_by_role("heading", level=1).inner_text() == "ada/student"
+    press_until(page, "Versions")
+    press_until(page, "v0.1.0")
+    press_until(page, "ada/things v1.0.0")
+    assert page.url == f"{hub}/datasets/ada/things?revision=v1.0.0"
+    page.go_back()
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="model.safetensors").press("Enter")
+    assert Path(saved.value.path()).read_bytes() == FILES["model.safetensors"]
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +183,9 @@ PAGES = (
     "/datasets/ada/things/versions",
     "/datasets/ada/things/compare/v1.0.0...v1.0.1",
     "/datasets/ada/nothing",
+    "/ada/student",
+    "/ada/student/versions",
+    "/ada/nothing",
 )
 
 

@@ -12,6 +12,7 @@ from published_model import CARD, FILES, PYTHON, publish_model
 from purified_folder import write_purified
 
 from kp_data.hub import push
+from kp_data.hub.explorer import first_page
 from kp_data.hub.remote import Remote
 from kp_data.hub.server import Hub, HubSettings, issue_token, running
 
@@ -180,6 +181,14 @@ def test_the_first_page_lists_models_beside_datasets_and_finds_both(served: Serv
     assert 'href="/ada/student"' in found
     assert "/datasets/ada/things" not in found
     assert "ada/bare" not in found
+
+
+def test_datasets_and_models_are_turned_apart_from_each_other(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_page, "LISTED", 1)
+    text = unescape(served.get("/?page=2&models=2", served.ada).text)
+    for address in ("/?models=2", "/?page=2", "/?page=2&models=3"):
+        assert f'href="{address}"' in text
+    assert text.count('aria-label="Pages of ') == 2
 
 
 @pytest.mark.parametrize("address", ["/ada/nothing", "/api/nothing", "/a--b/c", "/ada/%ff", "/ada/x%2Fy"])
