@@ -132,6 +132,15 @@ class Store:
         query = sa.select(*columns).where(holds).order_by(CELLS.c.created_at.desc(), CELLS.c.key).limit(most)
         return self.database.read(lambda connection: [StoredCell(*row) for row in connection.execute(query)])
 
+    def count(self) -> int:
+        """How many cells there are, failures among them.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        query = sa.select(sa.func.count()).select_from(CELLS)
+        return int(self.database.read(lambda connection: connection.execute(query).scalar_one()))
+
     def put(self, cells: Iterable[StoredCell]) -> None:
         """Write cells in one transaction, over what stood there; durable when it returns.
 

@@ -17,11 +17,13 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kp_data.errors import StoreError
+from kp_data.store import Store
 from kp_data.tables import read_questions, read_responses, replacing, write_json
 from kp_train.experiments.claims import Claim, cmv, judge
 from kp_train.experiments.config import ALL, UNTAUGHT
 from kp_train.experiments.outcomes import Group, Measured, Outcomes, read_outcomes
-from kp_train.experiments.panels import PANEL, TRAIN, spent_on
+from kp_train.experiments.panels import CELLS, PANEL, TRAIN, spent_on
 from kp_train.experiments.plan import IN_DOMAIN, OUT_OF_DOMAIN, Plan, Task
 from kp_train.experiments.run import Standing
 from kp_train.experiments.work import is_done, read_done
@@ -82,7 +84,7 @@ class Results:
         cmvs: (method, student) to its conflict mitigation value.
         claims: the paper's, judged.
         saved: (dataset, method) to the share of teacher calls that the method by itself saves out of domain.
-        asked: calls of teachers that the tasks that are done have made, each for an answer nobody had paid for yet.
+        asked: answers of teachers that the sweep has paid for so far, whoever uses them; None: unknown.
         failed: task to its reason, for people.
         seconds: processor seconds of all tasks that are done, and of how many.
     """
@@ -93,7 +95,7 @@ class Results:
     cmvs: dict[tuple[str, str], Measured]
     claims: tuple[Claim, ...]
     saved: dict[tuple[str, str], float]
-    asked: int
+    asked: int | None
     failed: dict[str, str]
     seconds: float
 
@@ -111,7 +113,7 @@ class Results:
                 {"dataset": dataset, "method": method, "share": share}
                 for (dataset, method), share in self.saved.items()
             ],
-            "calls_made": self.asked,
+            "answers_paid": self.asked,
             "failed": self.failed,
             "cpu_s": round(self.seconds, 1),
         }
@@ -138,7 +140,7 @@ def collect(plan: Plan, root: Path, standing: Standing | None = None) -> Results
         {pair: one for pair, one in found.items() if one is not None},
         judge(outcomes),
         _saved(plan, root),
-        sum(int(record.get("asked_anew", 0)) for record in done),
+        _asked(root),
         failed,
         sum(float(record["task_cpu_s"]) for record in done),
     )
@@ -178,7 +180,8 @@ def as_markdown(results: Results) -> str:
     for domain, heading in ((IN_DOMAIN, "In domain"), (OUT_OF_DOMAIN, "Out of domain")):
         for student in results.outcomes.names("student", domain):
             lines += [f"## {heading}: {student}", "", *_accuracy_lines(results, domain, student), ""]
-    lines += ["## What it took", "", f"{CALLS_NOTE} This sweep made {results.asked:,} calls.", ""]
+    paid = "" if results.asked is None else f" This sweep has paid for {results.asked:,} answers so far."
+    lines += ["## What it took", "", f"{CALLS_NOTE}{paid}", ""]
     lines += _cost_lines(results.rows)
     if results.saved:
         lines += ["", "Teacher calls that a method by itself saves out of domain, against asking every teacher:", ""]
@@ -323,6 +326,20 @@ class _TeacherCosts:
             train = questions.filter(pc.equal(questions["split"], TRAIN))["id"].combine_chunks()
             self._tables[task.name] = read_responses(folder / PANEL / "responses.parquet"), train
         return self._tables[task.name]
+
+
+def _asked(root: Path) -> int | None:
+    """Cells in the sweep's store; None where it cannot be opened, as in a folder of somebody else."""
+    if not (root / CELLS).is_file():
+        return 0
+    try:
+        store = Store.of_folder(root)
+    except StoreError:
+        return None
+    try:
+        return store.count()
+    finally:
+        store.close()
 
 
 def _saved(plan: Plan, root: Path) -> dict[tuple[str, str], float]:

@@ -142,6 +142,7 @@ def test_calls_in_the_table_are_those_of_the_method_whatever_was_paid_before(tmp
         write_json({"task_cpu_s": 0.0}, tmp_path / "out" / task.name / DONE)
         (tmp_path / "out" / task.name / ANSWERS).write_text('{"id": "q16", "correct": true}', encoding="utf-8")
     calls = {(row.method, row.teachers): row.calls for row in collect(plan, tmp_path / "out").rows}
+    assert collect(plan, tmp_path / "out").asked == 3 * ALL_SPLITS
     assert calls == {("step-by-step", 1): TRAIN, ("all", 2): 2 * TRAIN, ("all", 3): 3 * TRAIN}
 
 
