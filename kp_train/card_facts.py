@@ -125,6 +125,13 @@ class StudentFacts:
     teacher_calls: int | None
     measured: tuple[Measured, ...]
 
+    @property
+    def teachers_against(self) -> tuple[TaughtBy, ...]:
+        """The teachers it learned from whose terms are known, and say something against training other models."""
+        return tuple(
+            each for each in self.teachers if each.learned and each.terms.name != "unknown" and not each.terms.is_free
+        )
+
 
 def base_of(student: str) -> dict[str, Any]:
     """What a student started from, for the record of its run: a name that means something elsewhere, and a licence.

@@ -24,6 +24,8 @@ from kp_train.students.student import STUDENT_FILE
 TAGS: Final = ("knowledge-distillation", "multi-teacher", "kp-train")
 OURS: Final = "kp-train evaluate"
 """Marks the results that are ours among those that people added to a card."""
+TOLD: Final = "told from the licence of the model that it started from"
+"""Marks a licence that nobody wrote, so that it goes with the student that it was told of."""
 
 
 def write_card(folder: Path, run: Mapping[str, Any], *, existing: Path | None = None) -> None:
@@ -95,16 +97,35 @@ def render_card(
     """
     old_front, body = split_card(existing)
     title = name.split("/")[-1] if name else _title(facts)
-    front = _merged(_without_earlier(old_front, body), _our_front(facts, title), settings or CardSettings())
+    owners, settings = owners_front(old_front, body), settings or CardSettings()
+    front = _merged(owners, _our_front(facts, title), settings)
     section = card_template("model_card.md.j2").render(
         facts=facts,
         place=Safe(name or "path/to/this/folder"),
         name=Safe(name) if name else None,
         license=front.get("license_name") or front.get("license"),
+        license_told=TOLD if settings.license is None and not owners.get("license") else None,
         terms_as_of=AS_OF,
     )
     heading = "" if body.strip() else f"# {escape(title)}\n\n"
     return f"---\n{dump_front(front)}---\n{with_section(heading + body, section)}"
+
+
+def license_warning(facts: StudentFacts, card: str) -> str | None:
+    """What the owner should know of a card's licence: teachers' terms may not allow it. None: nothing.
+
+    Raises:
+        DataError: the front matter of the card is not a YAML mapping.
+    """
+    front, _ = split_card(card)
+    said, against = front.get("license_name") or front.get("license"), facts.teachers_against
+    if not said or not against:
+        return None
+    told = "; ".join(f"{each.name} ({each.model}): {each.terms.training}" for each in against)
+    return (
+        f"the card says {said}, as its owner wrote, and the terms of teachers' outputs may not allow that: {told}; "
+        "look at the terms, and set another with --license where they ask for it"
+    )
 
 
 def heading_of(facts: StudentFacts) -> str:
@@ -146,7 +167,7 @@ def _our_front(facts: StudentFacts, title: str) -> dict[str, Any]:
     return dict(data.to_dict())  # type: ignore[no-untyped-call]
 
 
-def _without_earlier(old: Mapping[str, Any], body: str) -> dict[str, Any]:
+def owners_front(old: Mapping[str, Any], body: str) -> dict[str, Any]:
     """The front matter of a card without what our section in it says of the student that it was written for.
 
     Another student may stand there now, which did not start from that model or learn from that dataset; what our
@@ -155,6 +176,8 @@ def _without_earlier(old: Mapping[str, Any], body: str) -> dict[str, Any]:
     before, after = around_section(body)
     section = "" if after is None else body[len(before) : len(body) - len(after)]
     kept = dict(old)
+    if any(f"This student: {escape(name)}, {TOLD}" in section for name in _texts(old.get("license"))):
+        del kept["license"]
     if any(f"It started from {escape(name)}, licence" in section for name in _texts(old.get("base_model"))):
         del kept["base_model"]
     for key, said in (("datasets", "on the dataset"), ("tags", "with the objective")):
@@ -165,7 +188,8 @@ def _without_earlier(old: Mapping[str, Any], body: str) -> dict[str, Any]:
 
 def _merged(old: Mapping[str, Any], ours: Mapping[str, Any], settings: CardSettings) -> dict[str, Any]:
     """`old` with our keys written anew, lists joined, results of others kept, and the owner's word above all."""
-    merged = {**old, **ours}
+    # Ours first, so that a card written anew for the same student has the same bytes.
+    merged = {**ours, **old, **ours}
     if old.get("license"):
         merged["license"] = old["license"]
     for key in ("tags", "datasets"):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -29,7 +28,7 @@ from kp_data.hub.sections import around_section
 from kp_data.hub.versions import Version
 from kp_data.tables import read_json
 from kp_train.card_facts import StudentFacts
-from kp_train.model_card import heading_of, read_folder_facts, render_card
+from kp_train.model_card import heading_of, license_warning, owners_front, read_folder_facts, render_card
 from kp_train.run_folder import RUN_FILE
 from kp_train.student_folder import (
     CARD_FILE,
@@ -50,9 +49,6 @@ PATTERNS: Final = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.
 _LOCAL_KEYS: Final = ("out", "dataset_path")
 _NAMING_KEYS: Final = ("_name_or_path", "name_or_path", "base_model_name_or_path", "adapter_of")
 """Where libraries note which folder a model or a tokenizer came from."""
-
-_ADDRESS: Final = re.compile(r"(?<=\S)@https?://\S*\Z")
-"""How `NAME=MODEL@URL` ends."""
 
 Content = bytes | Path
 
@@ -186,19 +182,10 @@ def _read_source(folder: Path) -> _Source:
     record = {key: value for key, value in run.items() if key not in _LOCAL_KEYS}
     record["identity"] = {**run["identity"], "student": facts.student}
     files: dict[str, Content] = {path.name: _content(path) for path in student_paths(folder)}
-    files[RUN_FILE] = _json_bytes(_without_addresses(publishable(record)))
+    files[RUN_FILE] = _json_bytes(publishable(record))
     if measured := read_evaluations(folder):
         files[EVALUATIONS_FILE] = _json_bytes({"format": FORMAT, "evaluations": publishable(measured)})
     return _Source(facts, files, read_card(folder / CARD_FILE))
-
-
-def _without_addresses(value: Any) -> Any:
-    """A record without the addresses of the servers that teachers and assistants were asked at: they may be private."""
-    if isinstance(value, dict):
-        return {key: _without_addresses(item) for key, item in value.items() if key != "api_base"}
-    if isinstance(value, list):
-        return [_without_addresses(item) for item in value]
-    return _ADDRESS.sub("", value) if isinstance(value, str) else value
 
 
 def _check_adapter(folder: Path) -> None:
@@ -257,7 +244,8 @@ def _planned(
 ) -> tuple[dict[str, Content], StudentPush]:
     """Every file of the repository-to-be, and what has to be done to get there."""
     _check_ours(remote, state)
-    files = {**source.files, CARD_FILE: _card(source, remote.name, state.card, settings).encode()}
+    card = _card(source, remote.name, state.card, settings)
+    files = {**source.files, CARD_FILE: card.encode()}
     changes = _changes(files, state.files)
     standing = state.tags.get(version) if version is not None else None
     if standing is not None and (changes or standing != state.head):
@@ -270,7 +258,7 @@ def _planned(
         unchanged=not changes,
         url=remote.url,
         files=changes,
-        notes=_notes(source, state.card),
+        notes=_notes(source, state.card, card),
     )
     return files, result
 
@@ -309,14 +297,15 @@ def _card(source: _Source, name: str, on_hub: str | None, settings: CardSettings
     if existing is None and source.card is not None:
         front, body = split_card(source.card)
         prose = body if _own_prose(source) else ""
-        existing = f"---\n{dump_front(front)}---\n{prose}"
+        existing = f"---\n{dump_front(owners_front(front, body))}---\n{prose}"
     return render_card(source.facts, name=name, existing=existing, settings=settings)
 
 
-def _notes(source: _Source, on_hub: str | None) -> tuple[str, ...]:
-    if on_hub is None or all(part in on_hub for part in _own_prose(source)):
-        return ()
-    return ("the card on the hub keeps the text that stands there; what you wrote into README.md here is not sent",)
+def _notes(source: _Source, on_hub: str | None, card: str) -> tuple[str, ...]:
+    kept = "the card on the hub keeps the text that stands there; what you wrote into README.md here is not sent"
+    notes = [] if on_hub is None or all(part in on_hub for part in _own_prose(source)) else [kept]
+    warning = license_warning(source.facts, card)
+    return (*notes, warning) if warning else tuple(notes)
 
 
 def _own_prose(source: _Source) -> tuple[str, ...]:

@@ -30,13 +30,14 @@ from kp_data.hub.front_matter import CardSettings, split_card
 from kp_data.hub.sections import BEGIN, END
 from kp_data.schema import Question
 from kp_data.tables import read_table, write_json, write_parquet
+from kp_train import publish
 from kp_train.card_facts import base_of, read_facts
 from kp_train.dataset import Dataset, gold_dataset, read_dataset
 from kp_train.evaluate import EvaluationOptions, evaluate_splits
 from kp_train.evaluations import keep_evaluations
 from kp_train.fit import fit
 from kp_train.fit_options import FitOptions
-from kp_train.model_card import read_folder_facts, render_card
+from kp_train.model_card import license_warning, read_folder_facts, render_card
 from kp_train.provenance import Teacher, read_provenance
 from kp_train.student_folder import read_evaluations
 from kp_train.students import load_student
@@ -373,6 +374,58 @@ def test_what_a_card_said_of_an_earlier_student_does_not_stay_with_the_next() ->
     assert "tinyllm" not in front["tags"]
     # Written anew for the same student, it stays as it is.
     assert render_card(facts_of("tiny-t5", "purified", "lab/two"), name="me/x", existing=second) == second
+
+
+def minilm_taught_by(model: str) -> Any:
+    dataset = {"name": "lab/set", "origin": "hub", "teachers": [{"name": "a", "models": [model]}]}
+    identity = {"objective": "purified", "student": "minilm"}
+    run = {"base": base_of("minilm"), "identity": identity, "dataset": dataset}
+    return read_facts(run, {"kind": "encoder"}, [], adapter=False, chats=False)
+
+
+FREE, FORBIDDING = "google/flan-t5-xl", "openai/gpt-4o-mini"
+
+
+@pytest.mark.parametrize("name", ["me/x", None])
+def test_a_licence_that_we_told_goes_when_the_next_students_teachers_forbid_it(name: str | None) -> None:
+    first = render_card(minilm_taught_by(FREE), name=name, existing=None)
+    assert split_card(first)[0]["license"] == "apache-2.0"
+    assert "This student: apache-2.0, told from the licence of the model that it started from." in first
+    # Told again for the same student, it stays as it is.
+    assert render_card(minilm_taught_by(FREE), name=name, existing=first) == first
+    second = render_card(minilm_taught_by(FORBIDDING), name=name, existing=first)
+    assert "license" not in split_card(second)[0]
+    assert "Nobody has said under which licence" in second
+    assert split_card(render_card(minilm_taught_by(FREE), name=name, existing=second))[0]["license"] == "apache-2.0"
+
+
+def test_a_licence_that_we_told_in_a_folder_is_still_told_where_it_is_pushed() -> None:
+    folder = render_card(minilm_taught_by(FREE), name=None, existing=None)
+    for card in (folder, folder.replace(BEGIN, f"Mine.\n\n{BEGIN}")):
+        source = publish._Source(minilm_taught_by(FREE), {}, card)
+        pushed = publish._card(source, "me/x", None, CardSettings())
+        assert "This student: apache-2.0, told from" in pushed
+        # The next student that is pushed there has another teacher.
+        following = publish._Source(minilm_taught_by(FORBIDDING), {}, None)
+        assert "license" not in split_card(publish._card(following, "me/x", pushed, CardSettings()))[0]
+        # A licence that was given with the push is the owner's, whatever was told before.
+        given = publish._card(source, "me/x", pushed, CardSettings(license="mit"))
+        assert publish._notes(following, given, publish._card(following, "me/x", given, CardSettings()))
+
+
+def test_a_licence_that_the_owner_wrote_stays_with_a_warning() -> None:
+    told = render_card(minilm_taught_by(FREE), name="me/x", existing=None)
+    given = render_card(minilm_taught_by(FREE), name="me/x", existing=None, settings=CardSettings(license="apache-2.0"))
+    for mine in (told.replace("license: apache-2.0", "license: mit"), given):
+        said = split_card(mine)[0]["license"]
+        assert license_warning(minilm_taught_by(FREE), mine) is None
+        second = render_card(minilm_taught_by(FORBIDDING), name="me/x", existing=mine)
+        assert split_card(second)[0]["license"] == said
+        assert f"This student: {said}." in second
+        warning = license_warning(minilm_taught_by(FORBIDDING), second)
+        assert warning is not None
+        for words in (said, "a (openai/gpt-4o-mini)", "not for training models that compete", "--license"):
+            assert words in warning
 
 
 def test_teachers_of_whom_nothing_is_known_leave_the_licence_to_the_owner() -> None:
