@@ -6,6 +6,7 @@ A worker that dies takes one task with it and is replaced. What passes between t
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -204,6 +205,8 @@ def _work(pipe: Connection, root: str, home: str, device: str | None, threads: i
 
     torch.set_num_threads(threads)
     set_quiet(True)
+    # What a server of teachers says when its client went away is no answer to anybody: the task's error is.
+    logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
     sweep = load_sweep(Path(root) / SWEEP_FILE)
     while True:
         try:
