@@ -28,6 +28,8 @@ pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
 
 DATA = b"0123456789" * 50_000
+ACKNOWLEDGED = 2
+"""Commits before a hub is killed."""
 CHUNKS = [b"one " * 1_000, b"two " * 1_500]
 
 
@@ -158,14 +160,17 @@ serve(settings, lambda url: print(url, flush=True))
         with open_hub(settings) as hub, contextlib.closing(Served(hub, url, {"ada": token}).client()) as client:
             served = Served(hub, url, {"ada": token}, {"ada": client})
             repo = Repo(served, "ada/x", client) if attempt else Repo.create(served, "ada/x", "ada")
-            killer = threading.Timer(0.4 + 0.3 * attempt, process.kill)
-            killer.start()
+            killer = threading.Timer(0.05 + 0.1 * attempt, process.kill)
             with contextlib.suppress(httpx.HTTPError):
                 for number in range(1_000):
                     path, data = f"{attempt}-{number}.bin", random.Random(1_000 * attempt + number).randbytes(50_000)
                     repo.commit(large(path, repo.send(data), len(data))).raise_for_status()
                     kept[path] = data
-            killer.join()
+                    if number == ACKNOWLEDGED:
+                        # From here on it may die at any point: so late, that there is something to lose.
+                        killer.start()
+            killer.cancel()
+            process.kill()
             process.wait()
             process.stdout.close()
     with serve_for_test(replace(settings, port=0)) as served:
