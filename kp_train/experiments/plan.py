@@ -218,14 +218,21 @@ class _Planner:
     def _part(self, count: int, taught: list[Task]) -> str:
         """A key of what the first so many teachers said in domain, so that a teacher more changes nothing for them."""
         sources = [self._source(data) for data in self._sweep.datasets]
-        return digest_of("part", sources, self._asking(count) if count else None, self._taught_keys(count, taught))
+        return digest_of(
+            "part", *self._led_by(), sources, self._asking(count) if count else None, self._taught_keys(count, taught)
+        )
+
+    def _led_by(self) -> list[list[str]]:
+        """The names that rows of a joined panel are led by, in their order; nothing where a panel stands alone."""
+        names = [data.name for data in self._sweep.datasets]
+        return [names] if len(names) > 1 else []
 
     def _taught_keys(self, count: int, taught: list[Task]) -> list[str]:
         names = [teacher.name for teacher in self._sweep.teachers[:count]]
         return [task.key for task in taught if task.facts["teacher"] in names]
 
     def _join(self, asked: list[Task]) -> Task:
-        key = digest_of("join", [task.key for task in asked])
+        key = digest_of("join", *self._led_by(), [task.key for task in asked])
         return Task("join", f"panels/all-{key}", key, tuple(task.name for task in asked), "join the panels")
 
     def _purify(self, name: str, count: int, panel: Task, *, part: str) -> Task:

@@ -128,3 +128,15 @@ def test_other_prompts_are_other_answers(tmp_path: Path, monkeypatch: pytest.Mon
     before = plan_of(path).tasks[0].key
     monkeypatch.setattr("kp_train.experiments.plan.PROMPT_VERSION", -1)
     assert plan_of(path).tasks[0].key != before
+
+
+def test_names_of_datasets_that_change_places_are_other_rows(tmp_path: Path) -> None:
+    """Rows of a joined panel are led by the name of their dataset: under the old keys they would be the other's."""
+
+    def planned(*names: str) -> dict[str, set[str]]:
+        data = [{"name": name, "source": f"practice:{20 + number}"} for number, name in enumerate(names)]
+        tasks = plan_of(write_sweep(tmp_path, datasets=data, teachers=["practice/ada", "practice/bruno"])).tasks
+        return {kind: {task.name for task in tasks if task.kind == kind} for kind in ("join", "purify", "cell")}
+
+    before, after = planned("x", "y"), planned("y", "x")
+    assert all(before[kind].isdisjoint(after[kind]) for kind in before)
