@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -55,7 +56,8 @@ def hub_explorer(hub: Hub, secret: bytes, endpoint: Callable[[Request], str]) ->
     catalogue = HubCatalogue(hub, folder / "tables")
     sessions = Sessions(secret, lambda token: hub.database.read(lambda connection: session_of(connection, token)))
     with _opened(Rows(folders=[catalogue.folder]), folder / "indexes") as (rows, indexes):
-        yield Explorer(catalogue, rows, indexes, sessions, endpoint, HubModels(hub))
+        root = urlsplit(hub.settings.public_url or "").path
+        yield Explorer(catalogue, rows, indexes, sessions, endpoint, HubModels(hub), root)
 
 
 @contextmanager

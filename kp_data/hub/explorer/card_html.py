@@ -55,7 +55,7 @@ def card_html(source: Documented) -> Markup:
 
 def code_of(source: Documented, language: str) -> str | None:
     """The first block of code in that language in a README, as its author wrote it; None: there is none."""
-    tokens = _parser().parse(_body(source)[:_MAX_CHARS])
+    tokens = _blocks_parser().parse(_body(source)[:_MAX_CHARS])
     found = (token.content for token in tokens if token.type == "fence" and token.info.strip().lower() == language)
     return next((code.rstrip() for code in found if code.strip()), None)
 
@@ -73,12 +73,22 @@ def changelog_html(source: Documented) -> Markup:
     return markdown_html(source.document(CHANGES), source)
 
 
+def remembered_code(documents: Remembered, source: Documented, language: str) -> str | None:
+    """As `code_of`, found once."""
+    key = (source.address, source.commit, CARD, language, _digest(source, CARD))
+    return documents.get(key, lambda: code_of(source, language))
+
+
 def remembered_html(
     documents: Remembered, source: Documented, document: str, made: Callable[[Documented], Markup]
 ) -> Markup:
     """A document as HTML, made once: it takes longer than the rest of a page."""
-    digest = hashlib.sha256(source.document(document).encode()).digest()
-    return documents.get((source.address, source.commit, document, digest), lambda: made(source))
+    key = (source.address, source.commit, document, _digest(source, document))
+    return documents.get(key, lambda: made(source))
+
+
+def _digest(source: Documented, document: str) -> bytes:
+    return hashlib.sha256(source.document(document).encode()).digest()
 
 
 def markdown_html(text: str, source: Documented) -> Markup:
@@ -129,6 +139,12 @@ def _parser() -> MarkdownIt:
     for kind in ("html_block", "html_inline"):
         parser.add_render_rule(kind, _as_text)
     return parser
+
+
+@cache
+def _blocks_parser() -> MarkdownIt:
+    """Finds blocks and leaves alone what stands in a line, which takes nearly all of the time."""
+    return MarkdownIt("commonmark").disable("inline")
 
 
 def _as_text(renderer: object, tokens: Sequence[Token], place: int, *others: object) -> str:

@@ -81,6 +81,7 @@ class Explorer:
         sessions: None: there is nobody to sign in, for one folder is shown to whoever runs the command.
         endpoint: the address at which a request found this server, without a slash at its end.
         models: None: one folder is shown, which has none.
+        root: path below which a proxy shows the hub, without a slash at its end; empty: nothing stands before a page.
         documents: cards and changelogs as HTML, those last read.
     """
 
@@ -90,6 +91,7 @@ class Explorer:
     sessions: Sessions | None
     endpoint: Callable[[Request], str]
     models: HubModels | None = None
+    root: str = ""
     documents: Remembered = field(default_factory=lambda: Remembered(KEPT_DOCUMENTS))
 
     @property

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from kp_data.hub.explorer.dataset import Dataset, Version
 from kp_data.hub.explorer.story import PURIFIED
 from kp_data.report.terminal import format_value
+
+
+_MOST_CHARS: Final = 300
+"""Of a fact: a card may write half a megabyte where a word is expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,5 +117,6 @@ def _share(label: str, value: Any, note: str) -> CardFact | None:
 
 
 def words_of(value: Any) -> str:
-    """A value of a card's, or several."""
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    """A value of a card's, or several, the beginning of what is long."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= _MOST_CHARS else text[:_MOST_CHARS].rstrip() + " …"

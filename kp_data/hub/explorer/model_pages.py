@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kp_data.hub.explorer.card_html import card_html, remembered_html
+from kp_data.hub.explorer.card_html import card_html, remembered_code, remembered_html
 from kp_data.hub.explorer.dataset import CARD, NotFound
 from kp_data.hub.explorer.downloads import sent
 from kp_data.hub.explorer.explorer import dataset_name, explorer_of, in_thread, path_value, reader_of
@@ -28,13 +28,15 @@ async def card(request: Request) -> Response:
     explorer, reader = explorer_of(request), reader_of(request)
     versions = await in_thread(models.versions, reader, model.name)
     learned_from = await in_thread(models.learned_from, reader, model)
+    code = await in_thread(remembered_code, explorer.documents, model, "python")
     return await _page(
         request,
         "model_card.html.j2",
         model,
         card=await in_thread(remembered_html, explorer.documents, model, CARD, card_html),
-        facts=model_facts(model, learned_from),
-        snippets=model_snippets(model, versions, explorer.endpoint(request)),
+        # Reading a card, be it for two lines of it, is no work for the event loop.
+        facts=await in_thread(model_facts, model, learned_from),
+        snippets=model_snippets(model, versions, code, explorer.endpoint(request)),
         versions=versions,
         files=model.files[:FILES],
     )

@@ -11,7 +11,6 @@ from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any, Final
 
-from kp_data.hub.explorer.card_html import code_of
 from kp_data.hub.explorer.dataset import (
     CARD,
     LISTED,
@@ -188,7 +187,7 @@ def model_facts(model: Model, learned_from: Sequence[LearnedFrom]) -> list[CardF
     counted = isinstance(parameters, int) and not isinstance(parameters, bool)
     size = sum(file.size for file in model.files)
     datasets = [
-        CardFact("learned from", f"{each.name} v{each.version}" if each.version else each.name, to=each.to)
+        CardFact("learned from", words_of(f"{each.name} v{each.version}" if each.version else each.name), to=each.to)
         for each in learned_from
     ]
     told = [
@@ -200,22 +199,23 @@ def model_facts(model: Model, learned_from: Sequence[LearnedFrom]) -> list[CardF
     ]
     found = [CardFact(label, words_of(value)) for label, value in told if value]
     licence = [CardFact("licence", words_of(said["license"]))] if said.get("license") else []
-    return [*found, *datasets, *_results(said), *licence, CardFact("size", size_words(size), "of all files")]
+    results = islice(_results(said), _MOST_NAMED)
+    return [*found, *datasets, *results, *licence, CardFact("size", size_words(size), "of all files")]
 
 
-def model_snippets(model: Model, versions: Sequence[Version], endpoint: str) -> list[Snippet]:
+def model_snippets(model: Model, versions: Sequence[Version], code: str | None, endpoint: str) -> list[Snippet]:
     """How to use it: our program where it is a student of ours, what its card says, and the official client.
 
     Args:
         model: which.
         versions: its versions, newest first.
+        code: in Python, as its card has it; None: it has none.
         endpoint: of the hub.
     """
     tags = [version.name for version in versions if version.name.startswith("v") and version.commit == model.commit]
     asked = model.revision if model.revision != MAIN else None
     revision = asked or next(iter(tags), None)
     at = f"@{revision.removeprefix('v') if revision in tags else revision}" if revision else ""
-    code = code_of(model, "python")
     found = [
         Snippet("Once in your shell", f"export HF_ENDPOINT={endpoint}\nexport HF_TOKEN=…   # for private models"),
         Snippet("Ask it", f"kp-train predict {model.name}{at} questions.jsonl") if model.is_student else None,
@@ -230,17 +230,18 @@ def _results(metadata: Mapping[str, Any]) -> Iterator[CardFact]:
     index = metadata.get("model-index")
     for entry in map(_mapping, index if isinstance(index, list) else ()):
         results = entry.get("results")
-        for result in islice(map(_mapping, results if isinstance(results, list) else ()), _MOST_NAMED):
+        for result in map(_mapping, results if isinstance(results, list) else ()):
             yield from _accuracies(result)
 
 
 def _accuracies(result: Mapping[str, Any]) -> Iterator[CardFact]:
     dataset, metrics = _mapping(result.get("dataset")), result.get("metrics")
-    place = ", ".join(str(dataset[key]) for key in ("name", "split") if dataset.get(key))
+    place = ", ".join(words_of(dataset[key]) for key in ("name", "split") if dataset.get(key))
     for metric in map(_mapping, metrics if isinstance(metrics, list) else ()):
         value = metric.get("value")
         # Others than shares would have to be written otherwise.
-        if metric.get("type") == "accuracy" and isinstance(value, int | float) and 0 <= value <= 1:
+        known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+        if metric.get("type") == "accuracy" and known:
             yield CardFact("accuracy", format_value(float(value), "percent"), f"on {place}" if place else "")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cache, wraps
 from pathlib import Path
@@ -47,6 +48,7 @@ HEADERS: Final[Mapping[str, str]] = {
 THEMES: Final = ("light", "dark")
 THEME_COOKIE: Final = "kp_theme"
 
+_ROOT: Final[ContextVar[str]] = ContextVar("path below which the pages of this request are found", default="")
 _BACK_CHARS: Final = 3_000
 _FOREVER: Final = "public, max-age=31536000, immutable"
 _LOG: Final = logging.getLogger(__name__)
@@ -86,6 +88,8 @@ def as_page(handler: Handler) -> Handler:
 
     @wraps(handler)
     async def answered(request: Request) -> Response:
+        # Threads that work for the request see it, too; answers for programs name whole addresses instead.
+        _ROOT.set(explorer_of(request).root)
         try:
             return await handler(request)
         except (KpError, Refusal) as error:
@@ -115,19 +119,21 @@ def as_api(handler: Handler) -> Handler:
 
 
 def url(*segments: str, **query: Any) -> str:
-    """An address below the root, every segment encoded whole; values that are None or empty are left out.
+    """An address of this server, every segment encoded whole; values that are None or empty are left out.
+
+    In pages it begins with the path below which a proxy shows the hub, if there is one.
 
     >>> url("datasets", "ada", "set", "questions", "a/b", revision="v1")
     '/datasets/ada/set/questions/a%2Fb?revision=v1'
     """
-    path = "/" + "/".join(quote(segment, safe="") for segment in segments)
+    path = f"{_ROOT.get()}/" + "/".join(quote(segment, safe="") for segment in segments)
     kept = {name: value for name, value in query.items() if value not in (None, "")}
     return f"{path}?{urlencode(kept, doseq=True)}" if kept else path
 
 
 def redirect(to: str) -> Response:
     """To another page of this server, after a form was sent."""
-    safe = to if to.startswith("/") and not to.startswith(("//", "/\\")) else "/"
+    safe = to if to.startswith("/") and not to.startswith(("//", "/\\")) else url()
     return RedirectResponse(safe, 303, {**HEADERS, **caching(private=True)})
 
 
@@ -186,8 +192,8 @@ def caching(*, private: bool) -> dict[str, str]:
 
 
 def _here(request: Request) -> str:
-    """The address of this page below the root, to come back to; without its query where that is very long."""
-    path, query = request.url.path, request.url.query
+    """The address of this page, to come back to; without its query where that is very long."""
+    path, query = _ROOT.get() + request.url.path, request.url.query
     return f"{path}?{query}" if query and len(query) <= _BACK_CHARS else path
 
 
@@ -237,5 +243,5 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"clip": clip, "sentence": sentence, "day": _day, "moment": _moment, "numbered": enumerate}
-    environment.globals |= {"url": url, "static": lambda file: f"/static/{static_name(file)}"}
+    environment.globals |= {"url": url, "static": lambda file: url("static", static_name(file))}
     return environment

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kp_data.hub.explorer.explorer import COOKIE, SESSION_S, Sessions, explorer_of, in_thread
-from kp_data.hub.explorer.render import THEME_COOKIE, THEMES, as_page, page, redirect
+from kp_data.hub.explorer.render import THEME_COOKIE, THEMES, as_page, page, redirect, url
 from kp_data.hub.server.refusals import Refusal, bad_request, forbidden
 
 _MAX_FORM_BYTES: Final = 8_192
@@ -23,7 +23,7 @@ _MAX_FORM_BYTES: Final = 8_192
 async def show_login(request: Request) -> Response:
     """The form."""
     _require_sessions(request)
-    return page(request, "login.html.j2", private=True, error=None, back=request.query_params.get("back", "/"))
+    return page(request, "login.html.j2", private=True, error=None, back=request.query_params.get("back", url()))
 
 
 async def login(request: Request) -> Response:
@@ -31,7 +31,7 @@ async def login(request: Request) -> Response:
     form = await _form(request)
     sessions, token = _require_sessions(request), form.get("token", "").strip()
     cookie = await in_thread(sessions.begin, token) if token else None
-    back = form.get("back", "/")
+    back = form.get("back", url())
     if cookie is None:
         error = "The hub does not know this token, or it has expired." if token else "Paste a token of this hub."
         return page(request, "login.html.j2", status=401, private=True, error=error, back=back)
@@ -44,7 +44,7 @@ async def login(request: Request) -> Response:
 async def logout(request: Request) -> Response:
     """End a session."""
     await _form(request)
-    answer = redirect("/")
+    answer = redirect(url())
     answer.delete_cookie(COOKIE, httponly=True, samesite="lax")
     return answer
 
@@ -52,7 +52,7 @@ async def logout(request: Request) -> Response:
 async def choose_theme(request: Request) -> Response:
     """Light, dark, or as the system has it."""
     form = await _form(request)
-    answer = redirect(form.get("back", "/"))
+    answer = redirect(form.get("back", url()))
     if form.get("theme") in THEMES:
         answer.set_cookie(THEME_COOKIE, form["theme"], max_age=365 * 24 * 3600, httponly=True, samesite="lax")
     else:
