@@ -10,10 +10,20 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from kp_data.config import Teacher, line_of, parse_teacher
 from kp_data.errors import ConfigError, KpError
@@ -40,7 +50,26 @@ def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-class _Section(BaseModel):
+class _Numbers(BaseModel):
+    """A section in which YAML's true, yes and on are no numbers: Python would take them for 1."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truths(cls, value: Any, info: ValidationInfo) -> Any:
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        listed = value if isinstance(value, list | tuple) else (value,)
+        numbers = (_holds(wanted, int) or _holds(wanted, float)) and not _holds(wanted, bool)
+        if numbers and any(isinstance(one, bool) for one in listed):
+            raise ValueError("should be a number" if listed is not value else "should hold numbers, no truths")
+        return value
+
+
+def _holds(annotation: object, kind: type) -> bool:
+    """Whether a type stands in an annotation."""
+    return annotation is kind or any(_holds(part, kind) for part in get_args(annotation))
+
+
+class _Section(_Numbers):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -80,7 +109,7 @@ class Lessons(_Section):
     """What a teacher that is trained here learns: questions of the practice world, by subject."""
 
     knows: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Subjects that it is taught as they are."""
+    """Subjects that it is taught as they are; `plants:0` as `practice:` sources have it."""
     questions: _Positive = 4000
     seed: int = 1000
     heard: Annotated[int, Field(ge=0)] = 0
@@ -90,7 +119,7 @@ class Lessons(_Section):
     steps: _Positive = 1000
 
 
-class SweepTeacher(Teacher):
+class SweepTeacher(_Numbers, Teacher):
     """A teacher as kp.yaml has it, or one that is trained here and served from this machine."""
 
     model: str = ""
@@ -271,6 +300,11 @@ class Sweep(_Section):
         """Numbers of teachers, growing."""
         return tuple(sorted(self.counts)) if self.counts else tuple(range(1, len(self.teachers) + 1))
 
+    @property
+    def all_data(self) -> tuple[Data, ...]:
+        """The datasets, in domain and out of it."""
+        return (*self.datasets, *(self.out_of_domain.datasets if self.out_of_domain else ()))
+
     def student(self, name: str) -> StudentSpec:
         """The student of a name that stands in the file."""
         return next(one for one in self.students if one.name == name)
@@ -281,8 +315,7 @@ class Sweep(_Section):
 
 
 def _names(sweep: Sweep) -> Iterator[tuple[str, list[str]]]:
-    ood = sweep.out_of_domain.datasets if sweep.out_of_domain else ()
-    yield "datasets", [one.name for one in (*sweep.datasets, *ood)]
+    yield "datasets", [one.name for one in sweep.all_data]
     yield "teachers", [one.name for one in sweep.teachers]
     yield "methods", [one.name for one in sweep.methods]
     yield "students", [one.name for one in sweep.students]

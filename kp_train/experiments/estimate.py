@@ -134,8 +134,7 @@ def estimate_sweep(plan: Plan, root: Path, *, home: Path) -> Estimate:
         ConfigError: a dataset is not at hand and the file does not say what to expect of it.
     """
     sweep = plan.sweep
-    ood = sweep.out_of_domain.datasets if sweep.out_of_domain else ()
-    sizes = {data.name: _sizes(data, home) for data in (*sweep.datasets, *ood)}
+    sizes = {data.name: _sizes(data, home) for data in sweep.all_data}
     groups: dict[tuple[str, str, str], list[tuple[Cell, bool]]] = {}
     for task in plan.cells:
         assert task.cell is not None
@@ -285,7 +284,7 @@ def _calls(plan: Plan, sizes: dict[str, Sizes]) -> tuple[int, int, int, int]:
     needed: dict[str, list[tuple[int, int]]] = {}
     for task in plan.tasks:
         if task.kind == "ask":
-            data = next(one for one in _all(plan) if one.name == task.facts["dataset"])
+            data = next(one for one in sweep.all_data if one.name == task.facts["dataset"])
             needed.setdefault(data.name, []).append(_needed(task, data, sizes[data.name], modes * len(sweep.teachers)))
     calls = {name: min(sum(mine for mine, _ in each), max(most for _, most in each)) for name, each in needed.items()}
     saved = sum(most - mine for each in needed.values() for mine, most in each)
@@ -307,8 +306,3 @@ def _needed(task: Task, data: Data, size: Sizes, answers: int) -> tuple[int, int
         return most, most
     most = size.train * int(task.facts["count"])
     return (most if task.facts["method"] == ALL else min(size.train, most)), most
-
-
-def _all(plan: Plan) -> Sequence[Data]:
-    ood = plan.sweep.out_of_domain
-    return (*plan.sweep.datasets, *(ood.datasets if ood else ()))

@@ -45,15 +45,11 @@ def check_inputs(plan: Plan, root: Path, *, home: Path, only_local: bool = False
     wanted = {str(task.facts["dataset"]) for task in left if task.kind == "ask"}
     if any(task.kind == "join" for task in left):
         wanted |= {data.name for data in plan.sweep.datasets}
-    questions = {data.name: found for data in _data(plan.sweep) if (found := _look(data, wanted, home, only_local))}
+    questions = {data.name: found for data in plan.sweep.all_data if (found := _look(data, wanted, home, only_local))}
     refuse_leaks([one for data in plan.sweep.datasets for one in _led(data.name, questions.get(data.name, []))])
     for data in plan.sweep.datasets:
         if data.panel is not None and data.name in questions:
             check_panel(plan.sweep, home / data.panel)
-
-
-def _data(sweep: Sweep) -> Sequence[Data]:
-    return (*sweep.datasets, *(sweep.out_of_domain.datasets if sweep.out_of_domain else ()))
 
 
 def _look(data: Data, wanted: set[str], home: Path, only_local: bool) -> list[Question] | None:
@@ -73,16 +69,13 @@ def _led(name: str, questions: Sequence[Question]) -> Iterator[Question]:
 
 def _check_teachers(sweep: Sweep, *, only_local: bool) -> None:
     from kp_data.generate.prepare import known_teachers
-    from kp_data.practice import SUBJECTS
+    from kp_data.practice.world import choose_subjects
     from kp_data.teachers.transport import resolve_endpoint
 
     for teacher in sweep.teachers:
-        for subject in teacher.taught.knows if teacher.taught else ():
-            if subject not in SUBJECTS:
-                raise ConfigError(
-                    f"no subject {subject!r}; there are {', '.join(SUBJECTS)}", place=f"teacher {teacher.name}: knows"
-                )
-    if any(data.source for data in _data(sweep)):
+        if teacher.taught:
+            choose_subjects(teacher.taught.knows, place=f"teacher {teacher.name}: knows")
+    if any(data.source for data in sweep.all_data):
         asked = [teacher for teacher in sweep.teachers if teacher.taught is None]
         for one in known_teachers("", asked) if asked else ():
             if not only_local:  # its key may be on another machine

@@ -140,7 +140,7 @@ def collect(plan: Plan, root: Path, standing: Standing | None = None) -> Results
         {pair: one for pair, one in found.items() if one is not None},
         judge(outcomes),
         _saved(plan, root),
-        _asked(root),
+        _asked(plan, root),
         failed,
         sum(float(record["task_cpu_s"]) for record in done),
     )
@@ -328,8 +328,18 @@ class _TeacherCosts:
         return self._tables[task.name]
 
 
-def _asked(root: Path) -> int | None:
-    """Cells in the sweep's store; None where it cannot be opened, as in a folder of somebody else."""
+def _asked(plan: Plan, root: Path) -> int | None:
+    """Cells in the sweep's store.
+
+    None where they are not all there, because a version before there was one store has asked, or where it cannot be
+    opened, as in a folder of somebody else.
+    """
+    sources = {data.name: data.source for data in plan.sweep.all_data}
+    for task in plan.tasks:
+        if task.kind == "ask" and sources[str(task.facts["dataset"])] and is_done(root, task):
+            done = read_done(root, task)
+            if done["calls"] and "asked_anew" not in done:
+                return None
     if not (root / CELLS).is_file():
         return 0
     try:

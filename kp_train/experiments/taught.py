@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kp_data.errors import ConfigError
 from kp_data.practice import SUBJECTS, TEACHERS, make_questions
+from kp_data.practice.world import choose_subjects
 from kp_data.schema import Question
 from kp_data.teachers.parsing import parse_answer
 from kp_data.teachers.prompts import build_messages
@@ -60,18 +60,17 @@ def lessons_of_teacher(lessons: Lessons) -> Dataset:
     Raises:
         ConfigError: it is to know a subject that there is not.
     """
-    if unknown := [subject for subject in lessons.knows if subject not in SUBJECTS]:
-        raise ConfigError(f"no subject {unknown[0]!r}; there are {', '.join(SUBJECTS)}", place="taught.knows")
     rows = tuple(_rows(lessons))
     digest = hashlib.sha256(repr(rows).encode()).hexdigest()
     return Dataset("lessons of a teacher", rows, hashes={"lessons": digest})
 
 
 def _rows(lessons: Lessons) -> Iterator[Row]:
+    known = [asked.subject.name for asked in choose_subjects(lessons.knows, place="taught.knows")]
     for question in make_questions(lessons.questions, seed=lessons.seed, subjects=lessons.knows):
         if (row := _told(question, right=True)) is not None:
             yield row
-    others = [subject for subject in SUBJECTS if subject not in lessons.knows]
+    others = [subject for subject in SUBJECTS if subject not in known]
     for question in make_questions(lessons.heard, seed=lessons.seed, subjects=others) if lessons.heard else ():
         if (row := _told(question, right=False)) is not None:
             yield row

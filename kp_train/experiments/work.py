@@ -58,7 +58,7 @@ def _do_teach(sweep: Sweep, task: Task, root: Path, home: Path) -> dict[str, Any
 
 
 def _do_ask(sweep: Sweep, task: Task, root: Path, home: Path) -> dict[str, Any]:
-    data = next(one for one in _all_data(sweep) if one.name == task.facts["dataset"])
+    data = next(one for one in sweep.all_data if one.name == task.facts["dataset"])
     folder = root / task.name
     with ExitStack() as stack:
         if "method" not in task.facts:
@@ -111,10 +111,6 @@ _DOERS: Final[dict[str, Callable[[Sweep, Task, Path, Path], dict[str, Any]]]] = 
     "purify": _do_purify,
     "cell": _do_cell,
 }
-
-
-def _all_data(sweep: Sweep) -> Sequence[Any]:
-    return (*sweep.datasets, *(sweep.out_of_domain.datasets if sweep.out_of_domain else ()))
 
 
 def _staff(sweep: Sweep, count: int, task: Task, root: Path, stack: ExitStack) -> Staff:

@@ -41,6 +41,7 @@ NO_STUDENT = [{"name": "tiny", "model": "tiny-t6"}]
 ENCODER = ["all", {"name": "plm-classifier", "options": {"encoder": "/gone/encoder"}}]
 LESSONS = {"student": "tiny", "knows": ["alchemy"]}
 TAUGHT = [{"name": "north", "taught": LESSONS}]
+TWICE = [{"name": "north", "taught": {"student": "tiny", "knows": ["plants", "plants:0"]}}]
 OOD = {"datasets": [{"name": "plants", "source": "one.parquet", "columns": {"answer": "right"}}], "methods": ["all"]}
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
@@ -52,6 +53,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"methods": ENCODER}, "method plm-classifier: encoder: no folder /gone/encoder"),
     ({"embedder": "./gone"}, "embedder: no folder ./gone"),
     ({"teachers": TAUGHT}, "teacher north: knows: no subject 'alchemy'"),
+    ({"teachers": TWICE}, "teacher north: knows: subject 'plants' stands there twice"),
     ({"teachers": ["practice/nobody"]}, "no practice teacher 'nobody'"),
     ({"out_of_domain": OOD}, "no column 'right' to map to 'answer'"),
 ]

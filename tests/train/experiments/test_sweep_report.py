@@ -12,6 +12,7 @@ from small_sweep import HerePool, plan_of, write_sweep
 
 from kp_data.tables import write_json
 from kp_train.cli import main
+from kp_train.experiments.results import collect
 from kp_train.experiments.run import sweep_folder
 from kp_train.experiments.training import ANSWERS
 from kp_train.experiments.work import DONE
@@ -70,6 +71,16 @@ def test_a_folder_that_cannot_be_written_is_reported_all_the_same(
     captured = capsys.readouterr()
     assert json.loads(captured.out)["students"] == 2
     assert "tables and figures are not written" in captured.err
+
+
+def test_answers_of_a_version_before_the_one_store_are_not_reported_as_none(tmp_path: Path) -> None:
+    data = [{"name": "colours", "source": "practice:20"}]
+    path, out = write_sweep(tmp_path, datasets=data, methods=["all"], counts=[2]), tmp_path / "out"
+    plan = plan_of(path)
+    (asked,) = [task for task in plan.tasks if task.kind == "ask"]
+    for facts, answers in (({"calls": 40}, None), ({"calls": 40, "asked_anew": 40}, 0)):
+        write_json({"task_cpu_s": 0.0, **facts}, out / asked.name / DONE)
+        assert collect(plan, out).asked == answers
 
 
 @pytest.mark.parametrize("debug", [True, False])
