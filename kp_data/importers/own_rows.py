@@ -23,7 +23,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,8 +83,6 @@ def read_jsonl(sources: Sequence[Path], options: ImportOptions) -> Iterator[Row]
                     yield _imported(fields, options, element.place)
                 except UnusableRow as fault:
                     yield LeftOut(element.place, str(fault))
-                    continue
-                yield from _parts_left_out(fields, element.place)
     _refuse_unseen(unseen, sources)
 
 
@@ -119,11 +117,9 @@ def read_tables(sources: Sequence[Path], options: ImportOptions) -> Iterator[Row
                 asked = questions.get(fields.text("question_id"))
                 if asked is None:
                     raise UnusableRow("the response belongs to no question")
-                yield Imported(asked, (_response(fields, asked, options),), place)
+                yield Imported(asked, (_response(fields, asked, options),), place, without=_without(fields))
             except UnusableRow as fault:
                 yield LeftOut(place, str(fault))
-                continue
-            yield from _parts_left_out(fields, place)
     _refuse_unseen(unseen, sources)
 
 
@@ -233,8 +229,11 @@ def _refuse_unseen(unseen: Mapping[str, str], sources: Sequence[Path]) -> None:
 def _imported(fields: Fields, options: ImportOptions, place: str) -> Imported:
     question = _question(fields)
     wide = {name: path for name, path in options.teachers.items() if name}
-    responses = tuple(_wide(fields, wide, question, options)) if wide else (_response(fields, question, options),)
-    return Imported(question, responses, place, own_split=fields.get("split") is not None)
+    own_split = fields.get("split") is not None
+    if wide:
+        # Such a row has no fields of a response beside what the teachers wrote.
+        return Imported(question, tuple(_wide(fields, wide, question, options)), place, own_split)
+    return Imported(question, (_response(fields, question, options),), place, own_split, _without(fields))
 
 
 def _wide(
@@ -320,11 +319,10 @@ def _response(fields: Fields, question: Question, options: ImportOptions) -> Res
     return _with(begun, fields.maybe("rationale"), *_stated(fields, question))
 
 
-def _parts_left_out(fields: Fields, place: str) -> Iterator[LeftOut]:
-    """What a row that was taken holds in a form that says nothing."""
+def _without(fields: Fields) -> tuple[str, ...]:
+    """What a row holds in a form that says nothing, so that its response is kept without it."""
     said = fields.get("created_at")
-    if said not in (None, "") and moment_of(said) is None:
-        yield LeftOut(place, NO_TIME)
+    return (NO_TIME,) if said not in (None, "") and moment_of(said) is None else ()
 
 
 def moment_of(value: Any) -> datetime | None:
@@ -335,6 +333,8 @@ def moment_of(value: Any) -> datetime | None:
     """
     try:
         moment = datetime.fromisoformat(value.strip()) if isinstance(value, str) else value
+        if isinstance(moment, date) and not isinstance(moment, datetime):
+            moment = datetime(moment.year, moment.month, moment.day)
         # Of a number nobody knows whether it counts seconds, and since when.
         if not isinstance(moment, datetime):
             return None

@@ -20,12 +20,14 @@ class Imported:
         responses: what teachers said to it.
         place: file and line or item, for messages.
         own_split: whether the source itself says to which split the question belongs.
+        without: why parts of the row are not among its responses; of no account where these are left out, too.
     """
 
     question: Question
     responses: tuple[Response, ...]
     place: str
     own_split: bool = False
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

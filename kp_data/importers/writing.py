@@ -137,8 +137,9 @@ class PanelWriter:
         if number is None:
             self._leave_out(LeftOut(row.place, "another question has this id; the first one is kept"))
             return
-        for response in row.responses:
-            self._add_response(response, question, number, row.place)
+        added = [self._add_response(response, question, number, row.place) for response in row.responses]
+        for reason in row.without if any(added) else ():
+            self._leave_out(LeftOut(row.place, reason))
         if len(self._new_responses) >= ROWS_A_GROUP or len(self._new_questions) >= ROWS_A_GROUP:
             self.flush()
 
@@ -163,7 +164,8 @@ class PanelWriter:
         self.questions[question.split] += 1
         return number
 
-    def _add_response(self, response: Response, question: Question, number: int, place: str) -> None:
+    def _add_response(self, response: Response, question: Question, number: int, place: str) -> bool:
+        """Take a response, unless something speaks against it; whether it was taken."""
         answered = self._answered.setdefault((response.teacher, response.mode, response.sample), set())
         if not response.teacher.strip():
             self._leave_out(LeftOut(place, "the teacher has no name"))
@@ -178,6 +180,8 @@ class PanelWriter:
                 self._leave_out(LeftOut(place, contradiction))
             self._new_responses.append(response)
             self._count(response)
+            return True
+        return False
 
     def _count(self, response: Response) -> None:
         count = self.teachers.setdefault(response.teacher, TeacherCount())

@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 import zipfile
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from kp_data.importers.json_rows import CHUNK, documents_of, elements_of
 from kp_data.importers.own_rows import NO_TIME
 from kp_data.importers.writing import ERROR_LEFT_OUT, TEXT_LEFT_OUT
 from kp_data.summary import summarise
-from kp_data.tables import read_json, read_questions, read_responses
+from kp_data.tables import read_json, read_questions, read_responses, write_parquet
 
 ROW = {"id": "a", "question": "Is ice cold?", "choices": ["yes", "no"], "answer": "yes", "teacher": "ada"}
 
@@ -173,6 +174,33 @@ def test_a_time_that_cannot_be_read_is_counted_and_its_response_kept(tmp_path: P
     (response,) = read_responses(report.out / "responses.parquet").to_pylist()
     assert response["created_at"] is None
     assert (list(report.left_out), report.left_out[NO_TIME].places) == ([NO_TIME], [f"{source}, line 1"])
+
+
+def test_a_time_that_cannot_be_read_is_counted_of_responses_that_are_kept_alone(tmp_path: Path) -> None:
+    row = {**ROW, "created_at": "soon"}
+    report = import_panel("jsonl", [rows_file(tmp_path, row, row, {**row, "question": " "})], tmp_path / "panel")
+    assert report.left_out[NO_TIME].count == 1
+    assert report.num_left_out == 3
+
+
+def test_rows_with_a_field_for_each_teacher_lose_no_time_that_no_response_was_to_have(tmp_path: Path) -> None:
+    source = rows_file(tmp_path, {**ROW, "ada": "The answer is yes.", "created_at": 1_700_000_000})
+    report = import_panel("jsonl", [source], tmp_path / "panel", options=ImportOptions(teachers={"ada": "ada"}))
+    assert (report.num_left_out, report.teachers["ada"].responses) == (0, 1)
+
+
+def test_a_column_of_dates_is_read_as_dates_in_text_are(tmp_path: Path) -> None:
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    write_parquet(
+        pa.table({"id": ["a"], "question": ["Is ice cold?"], "answer": ["yes"]}), folder / "questions.parquet"
+    )
+    answers = {"question_id": ["a"], "teacher": ["ada"], "answer": ["yes"], "created_at": [date(2026, 2, 3)]}
+    write_parquet(pa.table(answers), folder / "responses.parquet")
+    report = import_panel("tables", [folder], tmp_path / "panel")
+    (response,) = read_responses(report.out / "responses.parquet").to_pylist()
+    assert response["created_at"] == datetime(2026, 2, 3, tzinfo=UTC)
+    assert report.num_left_out == 0
 
 
 def test_times_of_tables_are_read_too(tmp_path: Path) -> None:
