@@ -33,7 +33,7 @@ _ABOVE_ZERO: Final = (
     "retrieve",
     "batch_tokens",
 )
-_SHARES: Final = ("warmup", "weight_decay")
+_SHARES: Final = {"warmup": "--lr-warmup", "weight_decay": "--weight-decay"}
 SCHEDULES: Final = ("linear", "cosine", "constant")
 """How the learning rate goes on after its warm-up, as transformers names it."""
 
@@ -184,11 +184,11 @@ class FitOptions:
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{value} is not above 0", place=f"--{name.replace('_', '-')}")
         if self.schedule not in (None, *SCHEDULES):
-            raise ConfigError(f"{self.schedule!r} is none of {', '.join(SCHEDULES)}", place="schedule")
-        for name in _SHARES:
+            raise ConfigError(f"{self.schedule!r} is none of {', '.join(SCHEDULES)}", place="--lr-schedule")
+        for name, option in _SHARES.items():
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
-                raise ConfigError(f"{value} is not from 0 to below 1", place=name)
+                raise ConfigError(f"{value} is not from 0 to below 1", place=option)
         if not (self.weight >= 0 and math.isfinite(self.weight)):
             raise ConfigError(f"{self.weight} is not 0 or above", place="--lambda")
         if self.validation_split == "test":

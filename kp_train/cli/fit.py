@@ -124,6 +124,18 @@ def fit(
         ),
     ] = "tensorboard",
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=HOW_LONG)] = None,
+    lr_schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="How the learning rate goes on after its warm-up: linear (down to 0), cosine or constant; default: "
+            "the student's recipe.",
+            rich_help_panel=HOW_LONG,
+        ),
+    ] = None,
+    lr_warmup: Annotated[
+        float | None, typer.Option(help="Share of the steps over which it rises.", rich_help_panel=HOW_LONG)
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of AdamW.", rich_help_panel=HOW_LONG)] = None,
     eval_steps: Annotated[
         int | None, typer.Option(help="Steps between validations, each with a checkpoint.", rich_help_panel=HOW_LONG)
     ] = None,
@@ -201,6 +213,9 @@ def fit(
         epochs=epochs,
         steps=steps,
         lr=lr,
+        schedule=cast("Any", lr_schedule),
+        warmup=lr_warmup,
+        weight_decay=weight_decay,
         batch=batch,
         accumulate=accumulate,
         eval_steps=eval_steps,

@@ -60,6 +60,17 @@ def test_fit_evaluate_and_predict_from_end_to_end(
     assert all("rationale" in answer for answer in answers)
 
 
+def test_what_is_said_of_the_learning_rate_is_what_the_run_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = ["fit", str(write_panel(tmp_path / "panel")), "--student", str(write_tiny_t5_checkpoint(tmp_path / "t5"))]
+    fitted += ["--objective", "fine-tune", "--out", str(tmp_path / "out"), "--steps", "2", "--quiet"]
+    told = ["--lr-schedule", "cosine", "--lr-warmup", "0.25", "--weight-decay", "0.125"]
+    assert _run([*fitted, *told], monkeypatch) == 0
+    recipe = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["schedule"]["recipe"]
+    assert (recipe["schedule"], recipe["warmup"], recipe["weight_decay"]) == ("cosine", 0.25, 0.125)
+
+
 def test_evaluate_prints_a_table_for_a_person(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +107,9 @@ def test_practice_questions_are_a_dataset_of_gold_answers(
         (["fit", "practice:9", *TINY, "--lambda", "1"], "--lambda has no effect"),
         (["fit", "absent", *TINY, "--teachers", "ada"], "--teachers has no effect"),
         (["fit", "practice:9", *TINY, "--validation-split", "test"], "never selected on"),
+        (["fit", "practice:9", *TINY, "--lr-schedule", "sudden"], "--lr-schedule: 'sudden' is none of linear, cosine"),
+        (["fit", "practice:9", *TINY, "--lr-warmup", "1"], "--lr-warmup: 1.0 is not from 0 to below 1"),
+        (["fit", "practice:9", *TINY, "--weight-decay", "-1"], "--weight-decay: -1.0 is not from 0 to below 1"),
         (["fit", "practice:9", *TINY, "--log-to", "excel"], "'excel' is none of tensorboard, wandb"),
         (["fit", "practice:9", *TINY, "--log-to", "tensorboard,trackio"], "pip install trackio"),
         (
