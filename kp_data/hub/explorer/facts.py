@@ -11,7 +11,6 @@ from kp_data.hub.explorer.dataset import Dataset, Version
 from kp_data.hub.explorer.story import PURIFIED
 from kp_data.report.terminal import format_value
 
-
 _MOST_CHARS: Final = 300
 """Of a fact: a card may write half a megabyte where a word is expected."""
 

@@ -240,8 +240,9 @@ def _accuracies(result: Mapping[str, Any]) -> Iterator[CardFact]:
     for metric in map(_mapping, metrics if isinstance(metrics, list) else ()):
         value = metric.get("value")
         # Others than shares would have to be written otherwise.
-        known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-        if metric.get("type") == "accuracy" and known:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+            continue
+        if metric.get("type") == "accuracy":
             yield CardFact("accuracy", format_value(float(value), "percent"), f"on {place}" if place else "")
 
 

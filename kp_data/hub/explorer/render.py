@@ -89,7 +89,7 @@ def as_page(handler: Handler) -> Handler:
     @wraps(handler)
     async def answered(request: Request) -> Response:
         # Threads that work for the request see it, too; answers for programs name whole addresses instead.
-        _ROOT.set(explorer_of(request).root)
+        before = _ROOT.set(explorer_of(request).root)
         try:
             return await handler(request)
         except (KpError, Refusal) as error:
@@ -97,6 +97,9 @@ def as_page(handler: Handler) -> Handler:
             return page(
                 request, "error.html.j2", status=status, private=True, title=title, message=str(error), code=status
             )
+        finally:
+            # A connection hands its context on to the next request.
+            _ROOT.reset(before)
 
     return answered
 
