@@ -20,6 +20,8 @@ from sqlalchemy import URL
 from kp_data.config import Generate, Teacher
 from kp_data.errors import DataError, Unfinished
 from kp_data.schema import Question
+from kp_data.store import Store
+from kp_data.store.cells import in_blocks
 from kp_data.tables import (
     questions_of,
     read_questions,
@@ -43,6 +45,8 @@ QUESTIONS, PANEL = "questions.parquet", "panel"
 CELLS: Final = "cells.sqlite"
 """The answers of all teachers to everything that a sweep asks, below its folder: what is paid once is never paid again,
 whichever task asks for it."""
+
+_EVERY: Final = 2**31
 
 Route = Callable[[Sequence[Question]], Sequence[str]]
 
@@ -226,6 +230,7 @@ def _ask(
 
     told = {"mode": mode, "examples": sweep.examples, "split": split, "store": staff.store_url}
     out = folder / PANEL
+    _take_over(out, staff.store_url)
     summary = generate_panel(
         str(folder / QUESTIONS),
         out=out,
@@ -240,6 +245,21 @@ def _ask(
     spent = spent_on(read_responses(out / "responses.parquet"))
     asked = sum(tally.answered for tally in summary.tallies)
     return {"questions": summary.questions, **spent, "asked_anew": asked}
+
+
+def _take_over(panel: Path, store_url: str) -> None:
+    """Answers that lie in the panel's own folder were paid for by a version before there was one store."""
+    if not (panel / CELLS).is_file():
+        return
+    before, store = Store.of_folder(panel), Store(store_url)
+    try:
+        cells = {cell.key: cell for cell in before.mentioning([""], most=_EVERY)}
+        for keys in in_blocks(list(cells)):
+            known = store.states(keys)
+            store.put(cells[key] for key in keys if key not in known)
+    finally:
+        before.close()
+        store.close()
 
 
 def _why_left(summary: Summary) -> str:

@@ -15,6 +15,7 @@ from small_sweep import HerePool, plan_of, write_sweep
 
 from kp_data.schema import Question
 from kp_data.tables import table_of_questions, write_json, write_parquet
+from kp_train.experiments.panels import CELLS
 from kp_train.experiments.plan import Plan
 from kp_train.experiments.results import collect
 from kp_train.experiments.run import Standing, run_plan
@@ -160,6 +161,20 @@ def test_what_a_dead_server_had_answered_is_not_asked_again(tmp_path: Path) -> N
         assert errors(standing) == []
         assert counted.calls() == {}
     assert facts_of(plan, tmp_path / "out", None, "colours")["asked_anew"] == 0
+
+
+def test_what_a_version_before_the_one_store_had_asked_is_not_asked_again(tmp_path: Path) -> None:
+    with counting("ada", "bruno") as (counted, url):
+        path = world(tmp_path, url, out_of_domain=None)
+        plan, _ = ask(path, tmp_path / "out")
+        counted.calls()
+        (panel,) = [task for task in plan.tasks if task.kind == "ask"]
+        (tmp_path / "out" / panel.name / DONE).unlink()
+        (tmp_path / "out" / CELLS).rename(tmp_path / "out" / panel.name / "panel" / CELLS)
+        _, standing = ask(path, tmp_path / "out")
+        assert errors(standing) == []
+        assert counted.calls() == {}
+    assert collect(plan, tmp_path / "out").asked == 2 * ALL_SPLITS
 
 
 def test_a_teacher_that_is_gone_is_named_with_its_reason(tmp_path: Path) -> None:
