@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from kp_train.assistant.options import AssistantOptions, is_model
+from kp_train.assistant.options import GOLD, NO_ASSISTANT, SURFACE, VERIFIER, AssistantOptions, is_model
 from kp_train.assistant.teachers import TeacherSource
 from kp_train.dataset import Dataset, hash_files
 from kp_train.fit import hash_checkpoint
@@ -27,7 +27,9 @@ def run_identity(
     moved it is the same.
     """
     router = None if options.router is None else _content(options.router)
-    is_folder = not is_model(options.assistant) and Path(options.assistant).is_dir()
+    # As `hire` reads it: a word that names an assistant means no folder that happens to have that name.
+    named = options.assistant in (VERIFIER, SURFACE, GOLD, NO_ASSISTANT) or is_model(options.assistant)
+    is_folder = not named and Path(options.assistant).is_dir()
     assistant = _content(Path(options.assistant)) if is_folder else options.assistant
     identity = {
         "dataset": dataset.hashes,

@@ -70,6 +70,17 @@ def test_a_finished_run_is_not_taken_for_one_with_a_student_that_has_changed(tmp
         RunFolder.open(tmp_path / "out", identity("student", student))
 
 
+def test_a_folder_that_has_the_name_of_an_assistant_of_ours_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("verifier", "surface", "gold", "none"):
+        options, fitting = AssistantOptions(10, assistant=name), FitOptions("tiny-t5", "x")
+        before = run_identity(DATASET, fitting, options, Scripted())
+        folder_in(tmp_path / name)
+        assert run_identity(DATASET, fitting, options, Scripted()) == before
+
+
 def test_a_model_that_is_asked_is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     told = run_identity(DATASET, FitOptions("tiny-t5", "x"), AssistantOptions(10, assistant="practice/ada"), Scripted())
