@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import re
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import unescape
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -12,7 +17,7 @@ from published_model import CARD, FILES, PYTHON, publish_model
 from purified_folder import write_purified
 
 from kp_data.hub import push
-from kp_data.hub.explorer import first_page
+from kp_data.hub.explorer import card_html, first_page, model_pages, models
 from kp_data.hub.remote import Remote
 from kp_data.hub.server import Hub, HubSettings, issue_token, running
 
@@ -199,6 +204,79 @@ def test_addresses_that_nobody_has_are_pages_for_browsers_and_json_for_programs(
     told = served.get(address, Accept="*/*")
     assert told.status_code in (400, 404)
     assert "error" in told.json()
+
+
+def test_no_card_is_read_on_the_event_loop_nor_twice_for_its_code(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_model("ada/slow", served.url, served.ada)
+    on_loop: list[bool] = []
+
+    def noted(work: Callable[..., Any]) -> Callable[..., Any]:
+        def done(*given: Any) -> Any:
+            on_loop.append(_has_loop())
+            return work(*given)
+
+        return done
+
+    monkeypatch.setattr(card_html, "code_of", noted(card_html.code_of))
+    monkeypatch.setattr(model_pages, "model_facts", noted(models.model_facts))
+    for _ in range(2):
+        assert PYTHON in unescape(served.get("/ada/slow").text)
+    assert on_loop == [False] * 3
+
+
+def test_what_is_long_in_a_card_makes_no_page_long(served: Served) -> None:
+    long, many = "long" * 2_000, "[{type: accuracy, value: true}" + ", {type: accuracy, value: 0.5}" * 100 + "]"
+    index = f"model-index: [{{results: [{{metrics: {many}}}]}}]"
+    front = f"license: {long}\nbase_model: {long}\n{index}\ndatasets: [{long}]"
+    publish_model("ada/long", served.url, served.ada, files={"README.md": f"---\n{front}\n---\nHi".encode()})
+    text = served.get("/ada/long").text
+    assert len(text) < 12_000
+    assert text.count("50.0 %") == 20
+    assert "licence longlong" in served.get("/?search=long").text
+    assert len(served.get("/?search=long").text) < 10_000
+
+
+def test_behind_a_proxy_that_shows_the_hub_below_a_path_every_address_begins_with_it(tmp_path: Path) -> None:
+    with running(HubSettings(tmp_path / "hub", port=0)) as (hub, url):
+        ada = issue_token(hub, "ada", write=True)[0]
+        push(write_purified(tmp_path / "one"), "ada/things", token=ada, endpoint=url)
+        publish_model("ada/student", url, ada, version="0.1.0")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    proxied = HubSettings(tmp_path / "hub", port=port, public_url="https://hub.example.org/kp")
+    with running(proxied), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        html = {"Accept": "text/html"}
+        seen: set[str] = set()
+        left = {"/", "/nothing", "/ada/student", "/datasets/ada/things", "/datasets/ada/nothing"}
+        while left - seen:
+            page = (left - seen).pop()
+            seen.add(page)
+            answer = client.get(page, headers=html)
+            assert answer.status_code == (404 if page.endswith("nothing") else 200), page
+            if not answer.headers["content-type"].startswith("text/html"):
+                continue
+            links = re.findall(r'(?:href|src|action)="([^"]*)"', unescape(answer.text))
+            ours = [link for link in links if not link.startswith(("#", "https://hub.example.org/kp", "data:"))]
+            assert [link for link in ours if not link.startswith("/kp/")] == [], page
+            # What the proxy passes on; forms and filters have tests of their own.
+            if page in ("/", "/ada/student", "/datasets/ada/things"):
+                left |= {link.removeprefix("/kp") for link in ours if not link.endswith(("/logout", "/theme"))}
+        assert len(seen) > 15
+        themed = client.post("/theme", data={"theme": "dark", "back": "/kp/ada/student"})
+        assert themed.headers["location"] == "/kp/ada/student"
+        assert client.post("/theme", data={"back": "//elsewhere.example"}).headers["location"] == "/kp/"
+        assert 'name="back" value="/kp/ada/student"' in client.get("/ada/student").text
+        told = client.get("/croissant", params={"dataset": "ada/things"}).json()
+        assert told["url"] == "https://hub.example.org/kp/datasets/ada/things"
+
+
+def _has_loop() -> bool:
+    try:
+        return asyncio.get_running_loop() is not None
+    except RuntimeError:
+        return False
 
 
 def test_records_of_any_shape_make_a_page(served: Served) -> None:
