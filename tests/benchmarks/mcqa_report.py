@@ -28,6 +28,8 @@ PUBLISHED: Final = (
 )
 """Of arXiv:2602.01064: student, fine-tuning, step by step, TinyLLM, its best purification; four sets, four teachers."""
 EDGES: Final = (0.025, 0.975)
+OTHERS: Final = {PLAIN: "plain", ALL: "all teachers", ANSWERS: "answers"}
+"""Rows from which every other is told apart, and how the page names them."""
 
 
 def report(folders: Sequence[SetFolder]) -> str:
@@ -52,7 +54,7 @@ def report(folders: Sequence[SetFolder]) -> str:
     in_domain = [
         folder.plan.name for folder in folders if folder.plan.in_domain and any(found[folder.plan.name].values())
     ]
-    lines += _average({name: found[name] for name in in_domain})
+    lines += _averages({name: found[name] for name in in_domain})
     return "\n".join([*lines, *_published()]) + "\n"
 
 
@@ -77,13 +79,13 @@ def _table(kind: str, rows: Rows) -> list[str]:
         "",
         f"{_words(kind)}:",
         "",
-        "| looked up | seeds | validation | test | interval | minus plain | minus all teachers | minus answers |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| looked up | seeds | validation | test | interval | minus {' | minus '.join(OTHERS.values())} |",
+        f"|{' --- |' * (5 + len(OTHERS))}",
     ]
     right = {row: mean_right_Q(cells) for row, cells in rows.items()}
     for row, cells in rows.items():
         low, high = bootstrap_interval(round(float(right[row].sum())), len(right[row]))
-        differences = " | ".join(_difference(right, row, other) for other in (PLAIN, ALL, ANSWERS))
+        differences = " | ".join(_difference(right, row, other) for other in OTHERS)
         lines.append(
             f"| {row} | {len(cells)} | {100 * mean_validation(cells):.1f} | {100 * right[row].mean():.1f} | "
             f"{100 * low:.1f} to {100 * high:.1f} | {differences} |"
@@ -104,40 +106,48 @@ def _difference(right: Mapping[str, Array], row: str, other: str) -> str:
     return f"{100 * (right[row] - right[other]).mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def _average(found: Mapping[str, Mapping[str, Rows]]) -> list[str]:
-    """The mean over sets of rows that all of them have, each in the kind of training that validation prefers."""
-    chosen = {name: _best_kinds(kinds) for name, kinds in found.items()}
+def _averages(found: Mapping[str, Mapping[str, Rows]]) -> list[str]:
+    """The means over sets of rows that all of them have: as validation selects among the kinds, and of each kind."""
+    if not found:
+        return []
+    names = ", ".join(found)
+    return [
+        *_average(
+            f"Average of {names}",
+            "Each row of each set in the kind of training, fine-tuned or frozen, that is better on validation. A row "
+            "that was not fine-tuned on a set stands there frozen, and loses by that.",
+            {name: _best_kinds(kinds) for name, kinds in found.items()},
+        ),
+        *(
+            line
+            for kind in KINDS
+            for line in _average(f"The same, {kind} alone", "", {name: kinds[kind] for name, kinds in found.items()})
+        ),
+    ]
+
+
+def _average(title: str, about: str, chosen: Mapping[str, Rows]) -> list[str]:
     rows = [row for row in next(iter(chosen.values()), {}) if all(row in each for each in chosen.values())]
     if PLAIN not in rows:
         return []
-    lines = [
-        "",
-        f"## Average of {', '.join(chosen)}",
-        "",
-        "Each row of each set in the kind of training, fine-tuned or frozen, that is better on validation. In the last "
-        "column, plain is of whichever kind is better on test: what it could have been with a luckier choice.",
-        "",
-        f"| looked up | {' | '.join(chosen)} | average | minus plain | minus the luckier plain |",
-        f"| --- |{' --- |' * (len(chosen) + 3)}",
-    ]
-    plain = [mean_right_Q(each[PLAIN]) for each in chosen.values()]
-    luckier = [_luckiest([rows[PLAIN] for rows in kinds.values() if PLAIN in rows]) for kinds in found.values()]
-    for row in rows:
-        right = [mean_right_Q(each[row]) for each in chosen.values()]
-        kinds = [
-            f"{100 * one.mean():.1f} {each[row][0].kind}" for one, each in zip(right, chosen.values(), strict=True)
-        ]
-        average = f"{100 * np.mean([one.mean() for one in right]):.2f}"
-        lines.append(
-            f"| {row} | {' | '.join(kinds)} | {average} | {'' if row == PLAIN else _mean_difference(right, plain)} | "
-            f"{_mean_difference(right, luckier)} |"
+    right = {row: [mean_right_Q(each[row]) for each in chosen.values()] for row in rows}
+    lines = [f"## {title}", about, _average_head(list(chosen))]
+    table = [
+        f"| {row} | "
+        + " | ".join(
+            f"{100 * one.mean():.1f} {each[row][0].kind}" for one, each in zip(of, chosen.values(), strict=True)
         )
-    return lines
+        + f" | {100 * np.mean([one.mean() for one in of]):.2f} | "
+        + " | ".join(_mean_difference(of, right[other]) if other in right and other != row else "" for other in OTHERS)
+        + " |"
+        for row, of in right.items()
+    ]
+    return [piece for line in lines if line for piece in ("", line)] + table
 
 
-def _luckiest(kinds: Sequence[Sequence[Cell]]) -> Array:
-    """(Q,) float, what is right of the kind that answers most test questions right."""
-    return max((mean_right_Q(cells) for cells in kinds), key=lambda right_Q: float(right_Q.mean()))
+def _average_head(sets: Sequence[str]) -> str:
+    columns = ["looked up", *sets, "average", *(f"minus {OTHERS[other]}" for other in OTHERS)]
+    return f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}"
 
 
 def _best_kinds(kinds: Mapping[str, Rows]) -> dict[str, Sequence[Cell]]:
